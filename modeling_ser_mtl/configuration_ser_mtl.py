@@ -1,0 +1,207 @@
+"""Configuration of the four-task speech model."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import AutoConfig, PretrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+TASKS = ("emotion", "gender", "speaker", "asr")
+FUSIONS = ("co_attention", "concat", "none")
+# The eight classes of the Speech Emotion Recognition in Naturalistic Conditions challenge.
+EMOTIONS = ("anger", "sadness", "happiness", "surprise", "fear", "disgust", "contempt", "neutral")
+
+
+class SerMtlConfig(PretrainedConfig):
+    r"""
+    Configuration of a [`SerMtlModel`]: a speech encoder, a softmax over its hidden states per task, the fusion of the
+    tasks' streams and one head per task. What a configuration leaves out has no parameters and costs nothing.
+
+    Args:
+        backbone_config (`dict` or `PretrainedConfig`, *optional*, defaults to a `Wav2Vec2Config`):
+            Configuration of the speech encoder. A dict names its `model_type`.
+        tasks (`Sequence[str]`, *optional*, defaults to `("emotion", "gender", "speaker", "asr")`):
+            The heads that exist. Any non-empty subset.
+        task_weights (`dict[str, float]`, *optional*):
+            Weight of each task in the loss; a task that is not named weighs 1 (emotion) or .1 (the others).
+        fusion (`str`, *optional*, defaults to `"co_attention"`):
+            How the auxiliary streams reach the emotion stream: `"co_attention"`, `"concat"` or `"none"`.
+        fusion_hidden_size (`int`, *optional*, defaults to 256):
+            Width of every task's stream.
+        fusion_num_attention_heads (`int`, *optional*, defaults to 4):
+            Attention heads of the co-attention; divides `fusion_hidden_size`.
+        fusion_num_layers (`int`, *optional*, defaults to 1):
+            Stacked co-attention layers.
+        fusion_dropout (`float`, *optional*, defaults to 0.1):
+            Dropout in streams, co-attention and the emotion classifier.
+        attention_pooling_size (`int`, *optional*, defaults to 128):
+            Hidden width of the attentive statistics pooling.
+        emotion_embedding_size (`int`, *optional*, defaults to 256):
+            Width of the emotion embedding on which SWFC acts (256 in MultiEMO).
+        speaker_embedding_size (`int`, *optional*, defaults to 192):
+            Width of the speaker embedding (192 in ECAPA-TDNN).
+        id2label, label2id (`dict`, *optional*):
+            Emotion classes; by default the eight of the challenge.
+        gender_labels (`Sequence[str]`, *optional*, defaults to `("female", "male")`):
+            Gender classes.
+        num_speakers (`int`, *optional*, defaults to 0):
+            Training speakers with a prototype; 0 has no prototypes, embeddings still work.
+        vocab_size (`int`, *optional*, defaults to 32):
+            Characters of the CTC head, blank included.
+        pad_token_id (`int`, *optional*, defaults to 0):
+            The CTC blank.
+        emotion_class_counts (`Sequence[int]`, *optional*):
+            Training clips per emotion: the source of SWFC's sample weights and of the weighted cross-entropy. Equal
+            counts where it is absent.
+        emotion_class_weight (`float`, *optional*, defaults to 0.0):
+            Exponent of the class weights `(N / n_c) ** exponent` (mean 1 over the training clips) in the emotion
+            cross-entropy; 0 leaves it unweighted.
+        label_smoothing (`float`, *optional*, defaults to 0.0):
+            Label smoothing of the emotion cross-entropy, in [0, 1).
+        swfc_weight (`float`, *optional*, defaults to 0.3):
+            Weight of SWFC beside the emotion cross-entropy; 0 switches it off.
+        swfc_temperature (`float`, *optional*, defaults to 0.1):
+            Temperature tau of SWFC, above 0.
+        swfc_focus (`float`, *optional*, defaults to 2.0):
+            Focusing exponent gamma of SWFC.
+        swfc_class_weight (`float`, *optional*, defaults to 0.5):
+            Exponent alpha of SWFC's sample weights `(N / n_c) ** alpha`.
+        swfc_normalize (`str`, *optional*, defaults to `"mean"`):
+            Normalisation of the sample weights: `"mean"`, `"sum"`, `"min"` or `"none"`.
+        speaker_scale (`float`, *optional*, defaults to 30.0):
+            Scale s of the additive angular margin softmax.
+        speaker_margin (`float`, *optional*, defaults to 0.2):
+            Margin m of the additive angular margin softmax, in radians.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of new linear weights.
+
+    Example:
+
+    ```python
+    >>> from modeling_ser_mtl import SerMtlConfig, SerMtlModel
+
+    >>> config = SerMtlConfig(backbone_config={"model_type": "wavlm"}, tasks=("emotion", "gender"))
+    >>> model = SerMtlModel(config)
+    ```
+    """
+
+    model_type = "ser_mtl"
+    sub_configs = {"backbone_config": AutoConfig}
+    keys_to_ignore_at_inference = ["task_losses", "co_attentions", "task_gates", "hidden_states", "attentions"]
+
+    def __init__(
+        self,
+        backbone_config: dict[str, Any] | PretrainedConfig | None = None,
+        tasks: Sequence[str] = TASKS,
+        task_weights: dict[str, float] | None = None,
+        fusion: str = "co_attention",
+        fusion_hidden_size: int = 256,
+        fusion_num_attention_heads: int = 4,
+        fusion_num_layers: int = 1,
+        fusion_dropout: float = 0.1,
+        attention_pooling_size: int = 128,
+        emotion_embedding_size: int = 256,
+        speaker_embedding_size: int = 192,
+        gender_labels: Sequence[str] = ("female", "male"),
+        num_speakers: int = 0,
+        vocab_size: int = 32,
+        pad_token_id: int = 0,
+        emotion_class_counts: Sequence[int] | None = None,
+        emotion_class_weight: float = 0.0,
+        label_smoothing: float = 0.0,
+        swfc_weight: float = 0.3,
+        swfc_temperature: float = 0.1,
+        swfc_focus: float = 2.0,
+        swfc_class_weight: float = 0.5,
+        swfc_normalize: str = "mean",
+        speaker_scale: float = 30.0,
+        speaker_margin: float = 0.2,
+        initializer_range: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
+        backbone = dict(backbone_config) if isinstance(backbone_config, dict) else backbone_config
+        if backbone is None:
+            backbone = {"model_type": "wav2vec2"}
+        if isinstance(backbone, dict):
+            backbone = CONFIG_MAPPING[backbone.pop("model_type", "wav2vec2")](**backbone)
+        self.backbone_config = backbone
+        # A list and a fixed order, so that a configuration read back from JSON equals the one written.
+        unknown = [task for task in tasks if task not in TASKS]
+        if unknown or not tasks:
+            raise ValueError(f"tasks: found {list(tasks)}, allowed is a non-empty subset of {list(TASKS)}")
+        self.tasks = [task for task in TASKS if task in tasks]
+        weights = task_weights or {}
+        unknown = [task for task in weights if task not in TASKS]
+        if unknown:
+            raise ValueError(f"task_weights: found {unknown}, allowed are {list(TASKS)}")
+        self.task_weights = {task: float(weights.get(task, 1.0 if task == "emotion" else 0.1)) for task in self.tasks}
+        if fusion not in FUSIONS:
+            raise ValueError(f"fusion: found {fusion!r}, allowed are {list(FUSIONS)}")
+        self.fusion = fusion
+        self.fusion_hidden_size = fusion_hidden_size
+        self.fusion_num_attention_heads = fusion_num_attention_heads
+        self.fusion_num_layers = fusion_num_layers
+        self.fusion_dropout = fusion_dropout
+        self.attention_pooling_size = attention_pooling_size
+        self.emotion_embedding_size = emotion_embedding_size
+        self.speaker_embedding_size = speaker_embedding_size
+        self.gender_labels = list(gender_labels)
+        self.num_speakers = num_speakers
+        self.vocab_size = vocab_size
+        self.emotion_class_counts = None if emotion_class_counts is None else [int(n) for n in emotion_class_counts]
+        self.emotion_class_weight = emotion_class_weight
+        self.label_smoothing = label_smoothing
+        self.swfc_weight = swfc_weight
+        self.swfc_temperature = swfc_temperature
+        self.swfc_focus = swfc_focus
+        self.swfc_class_weight = swfc_class_weight
+        self.swfc_normalize = swfc_normalize
+        self.speaker_scale = speaker_scale
+        self.speaker_margin = speaker_margin
+        self.initializer_range = initializer_range
+        if "id2label" not in kwargs and "num_labels" not in kwargs:
+            kwargs["id2label"] = dict(enumerate(EMOTIONS))
+        if kwargs.get("id2label") and not kwargs.get("label2id"):
+            kwargs["label2id"] = {name: int(index) for index, name in kwargs["id2label"].items()}
+        super().__init__(pad_token_id=pad_token_id, **kwargs)
+
+    @property
+    def emotion_labels(self) -> list[str]:
+        """Emotion names in the order of the logits."""
+        return [self.id2label[index] for index in range(len(self.id2label))]
+
+    @property
+    def auxiliary_tasks(self) -> list[str]:
+        """Tasks whose streams are fused into the emotion stream."""
+        fused = self.fusion != "none" and "emotion" in self.tasks
+        return [task for task in self.tasks if task != "emotion"] if fused else []
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the backbone's hidden states."""
+        return self.backbone_config.hidden_size
+
+    @hidden_size.setter
+    def hidden_size(self, value: int) -> None:
+        self.backbone_config.hidden_size = value
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Transformer layers of the backbone."""
+        return self.backbone_config.num_hidden_layers
+
+    @num_hidden_layers.setter
+    def num_hidden_layers(self, value: int) -> None:
+        self.backbone_config.num_hidden_layers = value
+
+    @property
+    def num_attention_heads(self) -> int:
+        """Attention heads of the backbone."""
+        return self.backbone_config.num_attention_heads
+
+    @num_attention_heads.setter
+    def num_attention_heads(self, value: int) -> None:
+        self.backbone_config.num_attention_heads = value
+
+
+SerMtlConfig.register_for_auto_class()

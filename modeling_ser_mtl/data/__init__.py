@@ -1,0 +1,1 @@
+"""Manifests, audio decoding, collation, augmentation and splits."""

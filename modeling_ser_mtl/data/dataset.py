@@ -1,0 +1,119 @@
+"""Table rows and their audio -> the items a collator batches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .audio import MIN_SAMPLES, SAMPLING_RATE, load_audio
+from .augmentation import WaveformAugmentation
+from .text import normalize_transcript
+
+IGNORE_INDEX = -100
+
+
+@dataclass(frozen=True)
+class LabelNames:
+    """Names in the order of the model's classes: emotions, genders, and the training speakers ("<corpus>/<id>")."""
+
+    emotion: Sequence[str]
+    gender: Sequence[str]
+    speaker: Sequence[str] = ()
+
+
+def encode_labels(names: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+    """Positions of `names` in `classes`, `(N,)` int64; -100 where a name is no class (or is empty)."""
+    index = {name: position for position, name in enumerate(classes)}
+    return np.array([index.get(name, IGNORE_INDEX) for name in names], dtype=np.int64)
+
+
+class SpeechDataset(torch.utils.data.Dataset):
+    """
+    Clips of a manifest, decoded when asked for.
+
+    In training a clip longer than `max_seconds` gives a random crop without its transcript; otherwise it gives
+    consecutive windows of at most that length, which share their `clip_index`. Random draws depend on (seed, epoch,
+    clip) alone.
+
+    Args:
+        table (`pd.DataFrame`): rows of [`~data.manifest.read_manifest`] with a column `length` in samples at 16 kHz.
+        audio (`Sequence`): what [`~data.audio.load_audio`] reads, one per row.
+        labels ([`LabelNames`]): classes of the model.
+        max_seconds (`float`): longest item.
+        augmentation ([`WaveformAugmentation`], *optional*): for training.
+        training (`bool`): random crops and augmentation, or windows.
+        seed (`int`): seed of the crops.
+    """
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        audio: Sequence[str | bytes],
+        labels: LabelNames,
+        *,
+        max_seconds: float,
+        augmentation: WaveformAugmentation | None = None,
+        training: bool = False,
+        seed: int = 42,
+    ) -> None:
+        self.table = table
+        self.audio = audio
+        self.labels = labels
+        self.max_samples = max(MIN_SAMPLES, round(max_seconds * SAMPLING_RATE))
+        self.augmentation = augmentation
+        self.training = training
+        self.seed = seed
+        self.epoch = 0
+        self.emotion_labels = encode_labels(table["emotion"], labels.emotion)
+        self.gender_labels = encode_labels(table["gender"], labels.gender)
+        self.speaker_labels = encode_labels(table["speaker"], labels.speaker)
+        self.transcripts = [normalize_transcript(text) for text in table["text"]]
+        lengths = table["length"].astype(int).to_numpy()
+        if training:
+            self.items = [(clip, 0, length) for clip, length in enumerate(lengths)]
+        else:
+            self.items = [
+                (clip, start, end) for clip, length in enumerate(lengths) for start, end in self._windows(length)
+            ]
+
+    def _windows(self, length: int) -> list[tuple[int, int]]:
+        """Equal consecutive windows of at most `max_samples`."""
+        bounds = np.linspace(0, length, -(-length // self.max_samples) + 1).round().astype(int)
+        return list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
+
+    @property
+    def lengths(self) -> list[int]:
+        """Length of every item in samples, for batches of similar length."""
+        return [min(end - start, self.max_samples) for _, start, end in self.items]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Moves the random draws to `epoch`."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray | int | str]:
+        clip, start, end = self.items[index]
+        waveform, text = load_audio(self.audio[clip]), self.transcripts[clip]
+        if self.training:
+            if self.augmentation is not None:
+                waveform = self.augmentation(waveform, self.epoch, clip)
+            if len(waveform) > self.max_samples:
+                random = np.random.default_rng((self.seed, self.epoch, clip))
+                start = int(random.integers(len(waveform) - self.max_samples + 1))
+                waveform, text = waveform[start : start + self.max_samples], ""
+        else:
+            # A window has no transcript of its own; the clip's is compared with the windows' joined texts.
+            text = text if end - start == len(waveform) else ""
+            waveform = waveform[start:end]
+        return {
+            "waveform": waveform,
+            "emotion_label": int(self.emotion_labels[clip]),
+            "gender_label": int(self.gender_labels[clip]),
+            "speaker_label": int(self.speaker_labels[clip]),
+            "text": text,
+            "clip_index": clip,
+        }

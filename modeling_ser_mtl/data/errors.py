@@ -1,0 +1,5 @@
+"""The one error type that reaches a user as a single line."""
+
+
+class InputError(ValueError):
+    """A mistake in what the user gave: one line that names the file, row or field, what was found and what to do."""

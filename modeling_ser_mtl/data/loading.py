@@ -1,0 +1,205 @@
+"""Arguments -> checked tables of the training, validation and test set."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from datasets import Audio, Dataset, DatasetDict, load_dataset
+
+from .audio import scan_audio
+from .errors import InputError
+from .manifest import LABEL_COLUMNS, add_speakers, read_manifests
+from .splits import check_disjoint_speakers, hold_out_speakers, speaker_folds
+
+SPLITS = ("train", "validation", "test")
+HUB_SPLITS = {"train": "train", "validation": "validation", "dev": "validation", "test": "test"}
+
+
+class _Subset(Sequence):
+    """Some items of a sequence, none of them copied."""
+
+    def __init__(self, items: Sequence[str | bytes], positions: Sequence[int]) -> None:
+        self.items, self.positions = items, list(positions)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> str | bytes:
+        return self.items[self.positions[index]]
+
+
+@dataclass
+class Split:
+    """One set of clips: the manifest's rows, with `length` in samples at 16 kHz, and the audio of each row."""
+
+    table: pd.DataFrame
+    audio: Sequence[str | bytes]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def take(self, positions: Sequence[int]) -> "Split":
+        """The rows at `positions`."""
+        return Split(self.table.iloc[positions].reset_index(drop=True), _Subset(self.audio, positions))
+
+
+def load_manifest_splits(files: dict[str, list[str] | None], required: Sequence[str]) -> dict[str, Split]:
+    """
+    Reads the manifests of each set.
+
+    A `split` column in the training manifests sends rows marked validation or test to those sets; `validation_file` and
+    `test_file` are taken whole.
+
+    Args:
+        files (`dict[str, list[str]]`): manifests by set: train, validation, test.
+        required (`Sequence[str]`): label columns that every manifest must have.
+
+    Returns:
+        `dict[str, Split]`: the sets that have clips.
+
+    Raises:
+        InputError: as in [`~data.manifest.read_manifest`], or a `split` cell names no set.
+    """
+    splits: dict[str, pd.DataFrame] = {}
+    for name, paths in files.items():
+        if not paths:
+            continue
+        table = read_manifests(paths, required)
+        if name != "train" or "split" not in table:
+            splits[name] = table
+            continue
+        marks = table["split"].str.strip().replace("", "train")
+        bad = ~marks.isin(SPLITS)
+        if bad.any():
+            clip = table.loc[bad].iloc[0]
+            raise InputError(
+                f"{clip['manifest']} row {clip['row']}: split is {clip['split']!r}; allowed: {', '.join(SPLITS)} or empty"
+            )
+        for mark in SPLITS:
+            if (marks == mark).any():
+                splits[mark] = table[marks == mark].reset_index(drop=True)
+    # A file given for a set comes after the rows of the `split` column and replaces them.
+    return {name: Split(table, table["audio_path"].tolist()) for name, table in splits.items()}
+
+
+class _DatasetAudio(Sequence):
+    """Audio of a `datasets.Dataset`, read when asked for: a path, or bytes where the dataset holds them."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.column = dataset["audio"]
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def __getitem__(self, index: int) -> str | bytes:
+        item = self.column[int(index)]
+        return item["bytes"] if item["bytes"] is not None else item["path"]
+
+
+def load_dataset_splits(name: str, config: str | None, required: Sequence[str]) -> dict[str, Split]:
+    """
+    Loads a dataset of the Hub (or a folder that `datasets` reads) whose columns are the manifest's.
+
+    Audio is left undecoded, so torchcodec is not needed; class labels become their names.
+
+    Raises:
+        InputError: the dataset can't be loaded or lacks a column.
+    """
+    try:
+        loaded = load_dataset(name, config)
+    except Exception as error:  # datasets raises many types; the user needs the one line
+        raise InputError(
+            f"--dataset_name {name}: could not be loaded ({' '.join(str(error).split())[:300]})"
+        ) from error
+    if not isinstance(loaded, DatasetDict):
+        loaded = DatasetDict({"train": loaded})
+    splits = {}
+    for key, dataset in loaded.items():
+        if key not in HUB_SPLITS:
+            continue
+        for column in ("audio", *required):
+            if column not in dataset.column_names:
+                found = ", ".join(dataset.column_names)
+                raise InputError(f"--dataset_name {name}: column {column!r} is missing in {key}; found: {found}")
+        dataset = dataset.cast_column("audio", Audio(decode=False))
+        columns = {}
+        for column in dataset.column_names:
+            if column == "audio":
+                continue
+            values = dataset[column]
+            names = dataset.features[column].names if hasattr(dataset.features[column], "names") else None
+            columns[column] = ["" if v is None else names[v] if names else str(v) for v in values]
+        audio = _DatasetAudio(dataset)
+        paths = [item["path"] for item in dataset["audio"]]
+        table = pd.DataFrame(
+            {"audio": [Path(path).name if path else str(i) for i, path in enumerate(paths)], **columns}
+        )
+        for column in LABEL_COLUMNS:
+            if column not in table:
+                table[column] = ""
+        table["manifest"], table["row"] = f"{name} ({key})", range(len(table))
+        splits[HUB_SPLITS[key]] = Split(add_speakers(table, Path(name).name), audio)
+    if not splits:
+        raise InputError(
+            f"--dataset_name {name}: found the splits {', '.join(loaded)}; needed is train, validation or test"
+        )
+    return splits
+
+
+def drop_unusable(split: Split, num_workers: int) -> tuple[Split, pd.DataFrame]:
+    """
+    Decodes every clip once, measures it and drops what can't be used.
+
+    Returns:
+        The usable clips, with `length` in samples at 16 kHz, and a table `manifest,row,audio,reason` of the others.
+    """
+    lengths, reasons = scan_audio(split.audio, num_workers)
+    table = split.table.assign(length=lengths)
+    usable = [index for index, reason in enumerate(reasons) if not reason]
+    unusable = [index for index, reason in enumerate(reasons) if reason]
+    skipped = table.iloc[unusable][["manifest", "row", "audio"]].assign(reason=[reasons[index] for index in unusable])
+    return Split(table.iloc[usable].reset_index(drop=True), _Subset(split.audio, usable)), skipped
+
+
+def split_by_speaker(
+    splits: dict[str, Split],
+    *,
+    num_folds: int | None,
+    fold: int,
+    validation_speakers: float,
+    seed: int,
+    needs_validation: bool,
+) -> dict[str, Split]:
+    """
+    Makes the sets that were not given: the fold's test speakers, then held-out validation speakers of the rest.
+
+    Args:
+        splits (`dict[str, Split]`): the sets that were given.
+        num_folds (`int`, *optional*), fold (`int`): cross-validation, see [`~data.splits.speaker_folds`].
+        validation_speakers (`float`): share of the training speakers to hold out, see [`~data.splits.hold_out_speakers`].
+        seed (`int`): seed of the hold-out.
+        needs_validation (`bool`): whether there must be a validation set.
+
+    Raises:
+        InputError: folds beside a given test set, or speakers shared between two sets.
+    """
+    splits = dict(splits)
+    if num_folds is not None:
+        given = [name for name in ("validation", "test") if name in splits]
+        if given:
+            raise InputError(
+                f"--num_folds {num_folds}: the data names its own {given[0]} set; give only one of the two"
+            )
+        if "train" not in splits:
+            raise InputError(f"--num_folds {num_folds}: no training clips; give --train_file or --dataset_name")
+        rest, test = speaker_folds(splits["train"].table, num_folds, fold)
+        splits["train"], splits["test"] = splits["train"].take(rest), splits["train"].take(test)
+    if needs_validation and "validation" not in splits and "train" in splits:
+        train, held_out = hold_out_speakers(splits["train"].table, validation_speakers, seed)
+        splits["validation"], splits["train"] = splits["train"].take(held_out), splits["train"].take(train)
+    if "train" in splits:
+        for name in ("validation", "test"):
+            if name in splits:
+                check_disjoint_speakers(splits["train"].table, splits[name].table, name)
+    return splits

@@ -1,0 +1,1 @@
+"""Metrics, verification trials and reports."""

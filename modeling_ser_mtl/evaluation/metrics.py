@@ -1,0 +1,133 @@
+"""Metrics of the four tasks over the predictions for a whole split."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from modeling_ser_mtl.evaluation.evaluate_modules import ClassificationMetric, TranscriptMetric
+from modeling_ser_mtl.evaluation.verification import Trials, draw_trials, verification_metrics
+
+UNKNOWN = -100
+
+
+@dataclass
+class Predictions:
+    """
+    What the model says about the N clips of a split, with what is known about them, in clip order.
+
+    Args:
+        emotion_probabilities (`np.ndarray` of shape `(N, C)`, *optional*): None without the task, here and below.
+        emotion_labels (`np.ndarray` of shape `(N,)`, int): -100 where unknown.
+        gender_probabilities (`np.ndarray` of shape `(N, G)`, *optional*): probability of each gender.
+        gender_labels (`np.ndarray` of shape `(N,)`, int): -100 where unknown.
+        speaker_embeddings (`np.ndarray` of shape `(N, D)`, *optional*): embeddings that cosine similarity compares.
+        speakers (`list[str]`): the speaker, "" where unknown.
+        corpora (`list[str]`): the corpus.
+        genders (`list[str]`): the true gender's name, "" where unknown.
+        audio (`list[str]`): the manifest's `audio` column.
+        transcripts (`list[str]`, *optional*): decoded transcripts.
+        references (`list[str]`): true transcripts, "" where unknown.
+        losses (`dict[str, np.ndarray]`): loss of each clip, of shape `(N,)`, by task; NaN where a clip has no label.
+    """
+
+    emotion_probabilities: np.ndarray | None
+    emotion_labels: np.ndarray
+    gender_probabilities: np.ndarray | None
+    gender_labels: np.ndarray
+    speaker_embeddings: np.ndarray | None
+    speakers: list[str]
+    corpora: list[str]
+    genders: list[str]
+    audio: list[str]
+    transcripts: list[str] | None
+    references: list[str]
+    losses: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def compute_metrics(
+    predictions: Predictions,
+    *,
+    emotion_labels: Sequence[str],
+    gender_labels: Sequence[str],
+    seed: int = 42,
+    trials: Trials | None = None,
+) -> dict[str, float]:
+    """
+    Computes every metric that the split has data for; a metric without data is absent.
+
+    Args:
+        predictions ([`Predictions`]): the whole split.
+        emotion_labels (`Sequence[str]` of length C): emotion names in the order of the model's classes.
+        gender_labels (`Sequence[str]` of length G): gender names in the order of the model's classes.
+        seed (`int`, *optional*, defaults to 42): seed of the drawn verification trials.
+        trials (`tuple(np.ndarray, np.ndarray)`, *optional*): given trials, see
+            [`~evaluation.verification.read_trials`]; else pairs within a corpus are drawn.
+
+    Returns:
+        `dict[str, float]`, without prefix: `emotion_macro_f1`, `emotion_uar`, `emotion_accuracy`, `emotion_f1_<class>`,
+        `emotion_uar_<gender>`, `emotion_uar_<corpus>` (several corpora only), `gender_uar`, `gender_accuracy`,
+        `speaker_eer`, `speaker_min_dcf`, `asr_wer`, `asr_cer` and `loss_<task>`. Rates lie in [0, 1], but WER and CER
+        may exceed 1. Macro averages run over the classes that occur in the labels.
+    """
+    metrics: dict[str, float] = {}
+    if predictions.emotion_probabilities is not None:
+        groups = _groups(predictions.corpora, predictions.genders)
+        metrics |= emotion_metrics(
+            predictions.emotion_probabilities, predictions.emotion_labels, groups, class_names=emotion_labels
+        )
+    if predictions.gender_probabilities is not None:
+        scores = _classification(predictions.gender_probabilities, predictions.gender_labels, gender_labels)
+        metrics |= {f"gender_{name}": scores[name] for name in ("uar", "accuracy") if name in scores}
+    if predictions.speaker_embeddings is not None:
+        pairs, targets = trials or draw_trials(predictions.speakers, predictions.corpora, seed=seed)
+        metrics |= verification_metrics(predictions.speaker_embeddings, pairs, targets)
+    if predictions.transcripts is not None:
+        metrics |= asr_metrics(predictions.transcripts, predictions.references)
+    for task, losses in predictions.losses.items():
+        if not np.isnan(losses).all():
+            metrics[f"loss_{task}"] = float(np.nanmean(losses, dtype=np.float64))
+    return metrics
+
+
+def emotion_metrics(
+    probabilities: np.ndarray, labels: np.ndarray, groups: dict[str, np.ndarray], class_names: Sequence[str]
+) -> dict[str, float]:
+    """`emotion_*` metrics of the whole split, and `emotion_uar_<group>` of each group (name to mask of its clips)."""
+    metrics = _classification(probabilities, labels, class_names)
+    for name, members in groups.items():
+        scores = _classification(probabilities[members], labels[members], class_names)
+        if scores:
+            metrics[f"uar_{name}"] = scores["uar"]
+    return {f"emotion_{name}": value for name, value in metrics.items()}
+
+
+def asr_metrics(transcripts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """`asr_wer` and `asr_cer` over the clips that have a reference transcript; empty without any."""
+    known = [index for index, reference in enumerate(references) if reference.strip()]
+    if not known:
+        return {}
+    rates = TranscriptMetric().compute(
+        predictions=[transcripts[index] for index in known], references=[references[index] for index in known]
+    )
+    return {f"asr_{name}": value for name, value in rates.items()}
+
+
+def _groups(corpora: Sequence[str], genders: Sequence[str]) -> dict[str, np.ndarray]:
+    """Masks of the clips of each corpus, if there are several, and of each gender; corpus names in [a-z0-9_]."""
+    slugs = np.array([re.sub("[^a-z0-9]+", "_", corpus.lower()) for corpus in corpora], dtype=str)
+    by_corpus = {str(slug): slugs == slug for slug in np.unique(slugs)}
+    names = np.array(genders, dtype=str)
+    by_gender = {str(name): names == name for name in np.unique(names) if name}
+    return by_gender if len(by_corpus) == 1 else by_corpus | by_gender
+
+
+def _classification(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, float]:
+    """Scores of the likeliest class over the clips whose label is known; empty without any."""
+    known = labels != UNKNOWN
+    if not known.any():
+        return {}
+    return ClassificationMetric().compute(
+        predictions=probabilities[known].argmax(axis=1), references=labels[known], class_names=class_names
+    )

@@ -1,0 +1,1 @@
+"""Model card and what else a published model needs."""

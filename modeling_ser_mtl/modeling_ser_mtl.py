@@ -1,0 +1,472 @@
+"""The four-task speech model: encoder, hidden-state softmax per task, co-attention and heads."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForAudioClassification, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .configuration_ser_mtl import SerMtlConfig
+from .losses_ser_mtl import (
+    IGNORE_INDEX,
+    angular_margin_per_clip,
+    class_weights,
+    cross_entropy_per_clip,
+    ctc_feasible,
+    ctc_per_clip,
+    mean_over_labelled,
+    swfc_loss,
+    weighted_sum,
+)
+
+
+@dataclass
+class SerMtlOutput(ModelOutput):
+    """
+    Output of [`SerMtlModel`]. What the configuration leaves out is None.
+
+    Args:
+        loss (`Tensor`, *optional*): scalar, where labels were given: the sum over tasks of weight times loss.
+        logits (`Tensor` of shape `(B, num_labels)`): emotion logits.
+        gender_logits (`Tensor` of shape `(B, len(gender_labels))`): gender logits.
+        speaker_embeddings (`Tensor` of shape `(B, 192)`): speaker embeddings of unit length.
+        ctc_logits (`Tensor` of shape `(B, T, vocab_size)`): character logits per frame.
+        emotion_embeddings (`Tensor` of shape `(B, 256)`): fused embedding before the emotion classifier.
+        frame_mask (`Tensor` of shape `(B, T)`, bool): frames that are not padding.
+        task_losses (`dict[str, Tensor]`, *optional*): unweighted loss per task, and `swfc`; scalars.
+        co_attentions (`tuple[Tensor]`, *optional*): per auxiliary task, in the order of `config.auxiliary_tasks`, the
+            attention of emotion frames to its frames in the last layer, `(B, heads, T, T)`.
+        task_gates (`Tensor` of shape `(B, len(config.auxiliary_tasks))`, *optional*): mean gate of each auxiliary task
+            over frames and layers, in (0, 1).
+        hidden_states (`tuple[Tensor]`, *optional*): `num_hidden_layers + 1` tensors of shape `(B, T, hidden_size)`.
+        attentions (`tuple[Tensor]`, *optional*): the backbone's attention maps.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    gender_logits: Tensor | None = None
+    speaker_embeddings: Tensor | None = None
+    ctc_logits: Tensor | None = None
+    emotion_embeddings: Tensor | None = None
+    frame_mask: Tensor | None = None
+    task_losses: dict[str, Tensor] | None = None
+    co_attentions: tuple[Tensor, ...] | None = None
+    task_gates: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class LayerMixture(nn.Module):
+    """A learned softmax over all hidden states for each task (SUPERB weighs one task, here each has its own)."""
+
+    def __init__(self, num_tasks: int, num_hidden_states: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(num_tasks, num_hidden_states))
+
+    def forward(self, hidden_states: tuple[Tensor, ...]) -> list[Tensor]:
+        """Mixtures of `hidden_states`, one `(B, T, hidden_size)` per task."""
+        weights = self.weight.softmax(-1).to(hidden_states[0].dtype)
+        return [sum(w * state for w, state in zip(row, hidden_states, strict=True)) for row in weights]
+
+
+class AttentiveStatisticsPooling(nn.Module):
+    """Attention-weighted mean and standard deviation over time (Okabe et al., Interspeech 2018)."""
+
+    def __init__(self, hidden_size: int, attention_size: int) -> None:
+        super().__init__()
+        self.attention = nn.Linear(hidden_size, attention_size)
+        self.score = nn.Linear(attention_size, 1, bias=False)
+
+    def forward(self, stream: Tensor, frame_mask: Tensor) -> Tensor:
+        """Pools `(B, T, H)` over the frames of `frame_mask` `(B, T)` to `(B, 2 H)`."""
+        score = self.score(torch.tanh(self.attention(stream))).float()
+        weights = score.masked_fill(~frame_mask[..., None], torch.finfo(score.dtype).min).softmax(1)
+        stream = stream.float().masked_fill(~frame_mask[..., None], 0.0)
+        mean = (weights * stream).sum(1)
+        variance = (weights * (stream - mean[:, None]).square()).sum(1)
+        return torch.cat([mean, variance.clamp(min=1e-6).sqrt()], dim=-1).to(self.score.weight.dtype)
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of one stream's frames to another's."""
+
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        if hidden_size % num_heads:
+            raise ValueError(f"fusion_hidden_size {hidden_size} is no multiple of the {num_heads} attention heads")
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.query = nn.Linear(hidden_size, hidden_size)
+        self.key = nn.Linear(hidden_size, hidden_size, bias=False)  # a key bias cancels in the softmax
+        self.value = nn.Linear(hidden_size, hidden_size)
+        self.output = nn.Linear(hidden_size, hidden_size)
+
+    def forward(
+        self, stream: Tensor, memory: Tensor, frame_mask: Tensor, output_attentions: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Context `(B, T, H)` for `stream` from `memory`, both `(B, T, H)`, and the maps `(B, heads, T, T)` on request."""
+
+        def split(x: Tensor) -> Tensor:
+            return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+        query, key, value = split(self.query(stream)), split(self.key(memory)), split(self.value(memory))
+        mask = frame_mask[:, None, None, :]
+        maps = None
+        if output_attentions:
+            scores = (query @ key.transpose(-1, -2)).float() / query.shape[-1] ** 0.5
+            maps = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1).to(value.dtype)
+            context = F.dropout(maps, self.dropout, self.training) @ value
+        else:
+            context = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
+            )
+        return self.output(context.transpose(1, 2).flatten(2)), maps
+
+
+class CoAttentionLayer(nn.Module):
+    """
+    The emotion stream attends to every auxiliary stream; a gate per frame and task decides how much of each context
+    joins the residual; a feed-forward block follows (after MultiEMO's cross-attention; the gates are ours).
+    """
+
+    def __init__(self, config: SerMtlConfig) -> None:
+        super().__init__()
+        size, num_auxiliary = config.fusion_hidden_size, len(config.auxiliary_tasks)
+        self.attentions = nn.ModuleList(
+            CrossAttention(size, config.fusion_num_attention_heads, config.fusion_dropout)
+            for _ in config.auxiliary_tasks
+        )
+        self.gate = nn.Linear(size * (1 + num_auxiliary), num_auxiliary)
+        self.attention_norm = nn.LayerNorm(size)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(size, 2 * size), nn.GELU(), nn.Dropout(config.fusion_dropout), nn.Linear(2 * size, size)
+        )
+        self.feed_forward_norm = nn.LayerNorm(size)
+        self.dropout = nn.Dropout(config.fusion_dropout)
+
+    def forward(
+        self, emotion: Tensor, auxiliary: list[Tensor], frame_mask: Tensor, output_attentions: bool
+    ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
+        """The new emotion stream `(B, T, H)`, the gates `(B, T, A)` and the maps of each auxiliary task."""
+        attended = [
+            attention(emotion, memory, frame_mask, output_attentions)
+            for attention, memory in zip(self.attentions, auxiliary, strict=True)
+        ]
+        contexts = [context for context, _ in attended]
+        gates = self.gate(torch.cat([emotion, *contexts], dim=-1)).sigmoid()
+        context = (gates.unsqueeze(-2) @ torch.stack(contexts, dim=-2)).squeeze(-2)
+        emotion = self.attention_norm(emotion + self.dropout(context))
+        emotion = self.feed_forward_norm(emotion + self.dropout(self.feed_forward(emotion)))
+        return emotion, gates, tuple(maps for _, maps in attended)
+
+
+class ConcatFusion(nn.Module):
+    """All streams side by side through one linear layer onto the emotion stream: the baseline of co-attention."""
+
+    def __init__(self, config: SerMtlConfig) -> None:
+        super().__init__()
+        size = config.fusion_hidden_size
+        self.projection = nn.Linear(size * (1 + len(config.auxiliary_tasks)), size)
+        self.norm = nn.LayerNorm(size)
+        self.dropout = nn.Dropout(config.fusion_dropout)
+
+    def forward(self, emotion: Tensor, auxiliary: list[Tensor]) -> Tensor:
+        """The new emotion stream `(B, T, H)`."""
+        return self.norm(emotion + self.dropout(F.gelu(self.projection(torch.cat([emotion, *auxiliary], dim=-1)))))
+
+
+class SerMtlPreTrainedModel(PreTrainedModel):
+    """Weight initialisation and what the class supports."""
+
+    config_class = SerMtlConfig
+    base_model_prefix = "ser_mtl"
+    main_input_name = "input_values"
+    input_modalities = "audio"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # each loss is a mean over its own labelled clips, not over the items of a step
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, LayerMixture):
+            init.zeros_(module.weight)
+        elif isinstance(module, SerMtlModel) and module.speaker_prototypes is not None:
+            init.normal_(module.speaker_prototypes)
+
+
+class SerMtlModel(SerMtlPreTrainedModel):
+    """
+    Emotion, gender, speaker embedding and characters from one speech encoder.
+
+    Args:
+        config ([`SerMtlConfig`]): what the model is. The encoder is built by `AutoModel.from_config`.
+    """
+
+    def __init__(self, config: SerMtlConfig) -> None:
+        super().__init__(config)
+        self.backbone = AutoModel.from_config(config.backbone_config)
+        self.main_input_name = self.backbone.main_input_name
+        width, size = config.hidden_size, config.fusion_hidden_size
+        self.layer_mixture = LayerMixture(len(config.tasks), config.num_hidden_layers + 1)
+        # The CTC head reads the mixture itself, so ASR needs a stream only where it is fused.
+        self.streams = nn.ModuleDict(
+            {
+                task: nn.Sequential(nn.Linear(width, size), nn.GELU(), nn.LayerNorm(size))
+                for task in config.tasks
+                if task != "asr" or task in config.auxiliary_tasks
+            }
+        )
+        self.dropout = nn.Dropout(config.fusion_dropout)
+        self.speaker_prototypes = None
+
+        if "emotion" in config.tasks:
+            if config.auxiliary_tasks and config.fusion == "co_attention":
+                self.co_attention = nn.ModuleList(CoAttentionLayer(config) for _ in range(config.fusion_num_layers))
+            elif config.auxiliary_tasks:
+                self.concat_fusion = ConcatFusion(config)
+            self.emotion_pooling = AttentiveStatisticsPooling(size, config.attention_pooling_size)
+            self.emotion_embedding = nn.Linear(2 * size, config.emotion_embedding_size)
+            self.emotion_classifier = nn.Linear(config.emotion_embedding_size, config.num_labels)
+        if "gender" in config.tasks:
+            self.gender_classifier = nn.Linear(size, len(config.gender_labels))
+        if "speaker" in config.tasks:
+            self.speaker_pooling = AttentiveStatisticsPooling(size, config.attention_pooling_size)
+            self.speaker_embedding = nn.Linear(2 * size, config.speaker_embedding_size)
+            if config.num_speakers:
+                self.speaker_prototypes = nn.Parameter(torch.empty(config.num_speakers, config.speaker_embedding_size))
+        if "asr" in config.tasks:
+            self.ctc_head = nn.Linear(width, config.vocab_size)
+        self.post_init()
+
+    @property
+    def encoder_layers(self) -> nn.ModuleList:
+        """The transformer layers of the backbone."""
+        for module in self.backbone.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == self.config.num_hidden_layers:
+                if all(isinstance(layer, GradientCheckpointingLayer) for layer in module):
+                    return module
+        raise ValueError(f"{type(self.backbone).__name__} has no list of {self.config.num_hidden_layers} layers")
+
+    def freeze_feature_encoder(self) -> None:
+        """Freezes the convolutional feature encoder of a backbone that reads waveforms."""
+        self.backbone.freeze_feature_encoder()
+
+    @contextmanager
+    def _record_layer_inputs(self) -> Iterator[dict[int, Tensor]]:
+        """Records the input of every layer that runs; layerdrop skips some in training."""
+        inputs: dict[int, Tensor] = {}
+
+        def record(index: int):
+            def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                inputs[index] = args[0] if args else kwargs["hidden_states"]
+
+            return hook
+
+        handles = [
+            layer.register_forward_pre_hook(record(index), with_kwargs=True)
+            for index, layer in enumerate(self.encoder_layers)
+        ]
+        try:
+            yield inputs
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _encode(
+        self, inputs: Tensor, attention_mask: Tensor | None, output_attentions: bool | None
+    ) -> tuple[tuple[Tensor, ...], Tensor, tuple[Tensor, ...] | None]:
+        """Hidden states (the input of every layer and the final output), frame mask and attentions."""
+        kwargs: dict[str, Any] = {self.main_input_name: inputs, "attention_mask": attention_mask}
+        num_frames = inputs.shape[1]
+        if self.main_input_name == "input_values":
+            num_frames = int(self.backbone._get_feat_extract_output_lengths(inputs.shape[1]))
+        if self.training and num_frames < self.backbone.config.mask_time_length:
+            # SpecAugment raises on a batch shorter than one of its masks.
+            kwargs["mask_time_indices"] = inputs.new_zeros(len(inputs), num_frames, dtype=torch.bool)
+        with self._record_layer_inputs() as layer_inputs:
+            outputs = self.backbone(**kwargs, output_attentions=output_attentions, return_dict=True)
+
+        # A dropped layer leaves its input as it was: that is the input of the next layer that ran.
+        hidden_states = [outputs.last_hidden_state]
+        for index in reversed(range(self.config.num_hidden_layers)):
+            hidden_states.append(layer_inputs.get(index, hidden_states[-1]))
+        hidden_states = tuple(reversed(hidden_states))
+
+        num_frames = hidden_states[-1].shape[1]
+        if attention_mask is None:
+            frame_mask = inputs.new_ones(len(inputs), num_frames, dtype=torch.bool)
+        elif self.main_input_name == "input_values":
+            frame_mask = self.backbone._get_feature_vector_attention_mask(num_frames, attention_mask).bool()
+        else:
+            frame_mask = attention_mask.bool()
+        return hidden_states, frame_mask, outputs.attentions
+
+    def _fuse(
+        self, streams: dict[str, Tensor], frame_mask: Tensor, output_co_attentions: bool
+    ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...] | None]:
+        """The fused emotion stream, the mean gates and the maps of the last layer."""
+        emotion = streams["emotion"]
+        auxiliary = [streams[task] for task in self.config.auxiliary_tasks]
+        if not auxiliary:
+            return emotion, None, None
+        if self.config.fusion == "concat":
+            return self.concat_fusion(emotion, auxiliary), None, None
+        gates = []
+        for layer in self.co_attention:
+            emotion, gate, maps = layer(emotion, auxiliary, frame_mask, output_co_attentions)
+            gates.append(gate)
+        if not output_co_attentions:
+            return emotion, None, None
+        weights = frame_mask[..., None] / frame_mask.sum(1)[:, None, None]
+        return emotion, (torch.stack(gates).mean(0) * weights).sum(1), maps
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        input_features: Tensor | None = None,
+        emotion_labels: Tensor | None = None,
+        gender_labels: Tensor | None = None,
+        speaker_labels: Tensor | None = None,
+        ctc_labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_co_attentions: bool | None = None,
+        **kwargs: Any,
+    ) -> SerMtlOutput:
+        r"""
+        Args:
+            input_values (`Tensor` of shape `(B, num_samples)`): waveforms at 16 kHz, for backbones that read them.
+            attention_mask (`Tensor` of shape `(B, num_samples)` or `(B, num_frames)`): 1 where the input is no padding.
+            input_features (`Tensor` of shape `(B, num_frames, num_features)`): log-mel, for backbones that read it.
+            emotion_labels (`Tensor` of shape `(B,)`): -100 = unknown, in this and the following.
+            gender_labels (`Tensor` of shape `(B,)`): indices into `config.gender_labels`.
+            speaker_labels (`Tensor` of shape `(B,)`): training speakers.
+            ctc_labels (`Tensor` of shape `(B, L)`): characters, padded with -100.
+            output_attentions (`bool`): also the backbone's attention maps.
+            output_hidden_states (`bool`): also the hidden states.
+            output_co_attentions (`bool`): also the co-attention maps and gates.
+        """
+        inputs = input_values if self.main_input_name == "input_values" else input_features
+        if inputs is None:
+            raise ValueError(
+                f"{self.main_input_name}: found None; a {self.backbone.config.model_type} backbone reads it"
+            )
+        hidden_states, frame_mask, attentions = self._encode(inputs, attention_mask, output_attentions)
+        mixtures = dict(zip(self.config.tasks, self.layer_mixture(hidden_states), strict=True))
+        streams = {task: self.dropout(stream(mixtures[task])) for task, stream in self.streams.items()}
+
+        output = SerMtlOutput(frame_mask=frame_mask)
+        if "emotion" in self.config.tasks:
+            fused, output.task_gates, output.co_attentions = self._fuse(streams, frame_mask, bool(output_co_attentions))
+            output.emotion_embeddings = self.emotion_embedding(self.emotion_pooling(fused, frame_mask))
+            output.logits = self.emotion_classifier(self.dropout(F.gelu(output.emotion_embeddings)))
+        if "gender" in self.config.tasks:
+            weights = (frame_mask / frame_mask.sum(1, keepdim=True)).to(streams["gender"].dtype)
+            output.gender_logits = self.gender_classifier((weights[..., None] * streams["gender"]).sum(1))
+        if "speaker" in self.config.tasks:
+            pooled = self.speaker_pooling(streams["speaker"], frame_mask)
+            output.speaker_embeddings = F.normalize(self.speaker_embedding(pooled).float(), dim=-1)
+        if "asr" in self.config.tasks:
+            output.ctc_logits = self.ctc_head(self.dropout(mixtures["asr"]))
+        output.hidden_states = hidden_states if output_hidden_states else None
+        output.attentions = attentions if output_attentions else None
+
+        labels = {
+            "emotion": emotion_labels,
+            "gender": gender_labels,
+            "speaker": speaker_labels,
+            "asr": ctc_labels,
+        }
+        if any(label is not None for label in labels.values()):
+            output.loss, output.task_losses = self.multi_task_loss(output, labels)
+        return output
+
+    def clip_losses(self, output: SerMtlOutput, labels: dict[str, Tensor | None]) -> dict[str, tuple[Tensor, Tensor]]:
+        """
+        The loss of every clip for each task of the configuration that has labels.
+
+        Args:
+            output ([`SerMtlOutput`]): a forward's output.
+            labels (`dict[str, Tensor]`): labels by task name, as in `forward`.
+
+        Returns:
+            `dict[str, tuple[Tensor, Tensor]]`: per task the losses `(B,)` and which clips have a label `(B,)`, bool.
+        """
+        config, losses = self.config, {}
+        for task in config.tasks:
+            label = labels.get(task)
+            if label is None or (task == "speaker" and self.speaker_prototypes is None):
+                continue
+            labelled = label != IGNORE_INDEX
+            if task == "emotion":
+                weights = None
+                if config.emotion_class_weight:
+                    weights = class_weights(self._emotion_class_counts(), config.emotion_class_weight).to(label.device)
+                loss = cross_entropy_per_clip(output.logits, label, weights, config.label_smoothing)
+            elif task == "gender":
+                loss = cross_entropy_per_clip(output.gender_logits, label)
+            elif task == "speaker":
+                loss = angular_margin_per_clip(
+                    output.speaker_embeddings,
+                    self.speaker_prototypes,
+                    label,
+                    scale=config.speaker_scale,
+                    margin=config.speaker_margin,
+                )
+            else:
+                lengths = output.frame_mask.sum(1)
+                labelled = ctc_feasible(lengths, label)
+                loss = ctc_per_clip(output.ctc_logits, lengths, label, blank=config.pad_token_id)
+            losses[task] = loss, labelled
+        return losses
+
+    def multi_task_loss(
+        self, output: SerMtlOutput, labels: dict[str, Tensor | None]
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """
+        The weighted sum over tasks and each task's own loss. SWFC belongs to training: in evaluation it is left out,
+        since its value depends on the batch. Arguments as in [`~SerMtlModel.clip_losses`].
+        """
+        config = self.config
+        losses = {task: mean_over_labelled(*pair) for task, pair in self.clip_losses(output, labels).items()}
+        weights = dict(config.task_weights)
+        if "emotion" in losses and config.swfc_weight and self.training:
+            losses["swfc"] = swfc_loss(
+                output.emotion_embeddings,
+                labels["emotion"],
+                self._emotion_class_counts(),
+                temperature=config.swfc_temperature,
+                focus=config.swfc_focus,
+                class_weight_exponent=config.swfc_class_weight,
+                normalize=config.swfc_normalize,
+            )
+            weights["swfc"] = weights["emotion"] * config.swfc_weight
+        return (weighted_sum(losses, weights) if losses else None), losses
+
+    def _emotion_class_counts(self) -> Tensor:
+        counts = self.config.emotion_class_counts
+        return torch.ones(self.config.num_labels) if counts is None else torch.tensor(counts, dtype=torch.float32)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """As in transformers, and names this class for `AutoModelForAudioClassification` too."""
+        name = "modeling_ser_mtl.SerMtlModel"
+        self.config.auto_map = {"AutoModel": name, "AutoModelForAudioClassification": name}
+        super().save_pretrained(save_directory, **kwargs)
+
+
+SerMtlModel.register_for_auto_class("AutoModel")
+AutoModel.register(SerMtlConfig, SerMtlModel, exist_ok=True)
+AutoModelForAudioClassification.register(SerMtlConfig, SerMtlModel, exist_ok=True)

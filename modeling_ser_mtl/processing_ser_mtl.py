@@ -1,0 +1,123 @@
+"""Waveforms and transcripts in, model inputs out; frame logits in, text out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import BatchFeature, ProcessorMixin, SeamlessM4TFeatureExtractor
+
+IGNORE_INDEX = -100
+
+
+class LogMelFeatureExtractor(SeamlessM4TFeatureExtractor):
+    """
+    The log-mel features of `SeamlessM4TFeatureExtractor`, computed for all frames of a clip at once and optionally
+    without normalisation of each mel bin over the clip, which takes loudness and spectral tilt away.
+
+    Args:
+        normalize_per_mel_bins (`bool`, *optional*, defaults to `False`): as w2v-BERT 2.0 was trained, or not.
+        **kwargs: as in `SeamlessM4TFeatureExtractor`: `num_mel_bins`, `stride` (frames of 10 ms stacked into one), ...
+    """
+
+    def __init__(self, normalize_per_mel_bins: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.normalize_per_mel_bins = normalize_per_mel_bins
+
+    def __call__(self, raw_speech: Any, **kwargs: Any) -> BatchFeature:
+        """As in `SeamlessM4TFeatureExtractor`, with the stored normalisation."""
+        kwargs.setdefault("do_normalize_per_mel_bins", self.normalize_per_mel_bins)
+        # Whole stacks, so that a clip's last one does not depend on the batch.
+        kwargs.setdefault("pad_to_multiple_of", self.stride)
+        return super().__call__(raw_speech, **kwargs)
+
+    def _extract_fbank_features(self, waveform: np.ndarray) -> np.ndarray:
+        # Kaldi's filter bank: 25 ms every 10 ms, mean removed, pre-emphasis .97, Povey window, power, mel, log.
+        frames = np.lib.stride_tricks.sliding_window_view(np.squeeze(waveform) * 2.0**15, 400)[::160]
+        frames = frames - frames.mean(axis=1, keepdims=True)
+        frames = np.concatenate([frames[:, :1] * 0.03, frames[:, 1:] - 0.97 * frames[:, :-1]], axis=1) * self.window
+        power = np.abs(np.fft.rfft(frames, 512)) ** 2
+        return np.log(np.maximum(power @ self.mel_filters, 1.192092955078125e-07)).astype(np.float32)
+
+
+class SerMtlProcessor(ProcessorMixin):
+    """
+    Feature extractor and CTC tokenizer of a [`SerMtlModel`].
+
+    Each clip is normalised on its own before padding, and the attention mask is always there, so that a clip's inputs
+    do not depend on the batch.
+
+    Args:
+        feature_extractor (`SequenceFeatureExtractor`): the backbone's: waveforms (`input_values`) or log-mel
+            (`input_features`).
+        tokenizer (`Wav2Vec2CTCTokenizer`): characters; its pad token is the CTC blank.
+    """
+
+    def __init__(self, feature_extractor: Any, tokenizer: Any) -> None:
+        super().__init__(feature_extractor, tokenizer)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of the tensors that the model reads."""
+        return list(dict.fromkeys([*self.feature_extractor.model_input_names, "attention_mask"]))
+
+    def __call__(
+        self,
+        audio: np.ndarray | Sequence[np.ndarray],
+        text: Sequence[str] | None = None,
+        sampling_rate: int | None = None,
+        return_tensors: str = "pt",
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """
+        Args:
+            audio (`np.ndarray` or `Sequence[np.ndarray]`): one mono waveform `(num_samples,)` or several, float32.
+            text (`Sequence[str]`, *optional*): normalised transcripts, one per waveform; "" = unknown.
+            sampling_rate (`int`): of the waveforms, in Hz; must be the feature extractor's.
+            return_tensors (`str`): as in transformers.
+            **kwargs: further arguments of the feature extractor.
+
+        Returns:
+            `BatchFeature` with `input_values` `(B, num_samples)` or `input_features` `(B, num_frames, num_features)`,
+            `attention_mask`, and with `text` also `ctc_labels` `(B, L)`, padded with -100.
+
+        Raises:
+            ValueError: another sampling rate than the feature extractor's.
+        """
+        inputs = self.feature_extractor(
+            audio,
+            sampling_rate=sampling_rate,
+            padding=True,
+            return_attention_mask=True,
+            return_tensors=return_tensors,
+            **kwargs,
+        )
+        if text is not None:
+            inputs["ctc_labels"] = self.encode_transcripts(text)
+        return inputs
+
+    def encode_transcripts(self, transcripts: Sequence[str]) -> Tensor:
+        """Character indices of normalised transcripts, `(B, L)`, padded with -100; a row of -100 for ""."""
+        encoded = [self.tokenizer(text).input_ids if text else [] for text in transcripts]
+        labels = torch.full((len(encoded), max(1, *map(len, encoded))), IGNORE_INDEX)
+        for row, ids in zip(labels, encoded, strict=True):
+            row[: len(ids)] = torch.tensor(ids, dtype=torch.long)
+        return labels
+
+    def decode_ctc(self, token_ids: Tensor | np.ndarray) -> list[str]:
+        """
+        Greedy CTC decoding: repeats and blanks collapse.
+
+        Args:
+            token_ids (`Tensor` of shape `(B, T)`): the likeliest character of each frame; below 0 where padded.
+
+        Returns:
+            `list[str]`: one transcript per row.
+        """
+        token_ids = np.where(np.asarray(token_ids) < 0, self.tokenizer.pad_token_id, np.asarray(token_ids))
+        return self.tokenizer.batch_decode(token_ids)
+
+
+LogMelFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
+SerMtlProcessor.register_for_auto_class("AutoProcessor")

@@ -1,0 +1,1 @@
+"""Arguments, trainer and callbacks."""

@@ -1,0 +1,125 @@
+"""What a run can be told: arguments of the model, the data and the training."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from ..configuration_ser_mtl import FUSIONS, TASKS
+from ..data.augmentation import AUGMENTATIONS
+
+# A published encoder wants small steps, new weights large ones.
+FINE_TUNING_DEFAULTS = {"learning_rate": 3e-5, "head_learning_rate": 1e-3, "num_train_epochs": 20.0}
+FROM_SCRATCH_DEFAULTS = {"learning_rate": 1e-3, "num_train_epochs": 60.0, "lr_scheduler_type": "cosine"}
+
+
+@dataclass
+class ModelArguments:
+    """What the model is and what its loss weighs."""
+
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "A speech encoder to start from, or a checkpoint of this project to continue from."},
+    )
+    config_name: str | None = field(
+        default=None,
+        metadata={"help": "JSON of a backbone or of a full SerMtlConfig: the model is trained from scratch."},
+    )
+    revision: str = field(default="main", metadata={"help": "Revision of model_name_or_path on the Hub."})
+    tasks: list[str] | None = field(
+        default=None, metadata={"help": f"Tasks, of {', '.join(TASKS)}; default: all, or those of the configuration."}
+    )
+    task_weights: list[str] | None = field(
+        default=None,
+        metadata={"help": "Weights in the loss, e.g. emotion=1 gender=.1 speaker=.1 asr=.1 (the default)."},
+    )
+    fusion: str | None = field(default=None, metadata={"help": "How the tasks are fused.", "choices": list(FUSIONS)})
+    emotion_labels: list[str] | None = field(
+        default=None,
+        metadata={"help": "Emotion classes; clips with another label lose it. Default: those in the data."},
+    )
+    gender_labels: list[str] = field(default_factory=lambda: ["female", "male"], metadata={"help": "Gender classes."})
+    emotion_class_weight: float | None = field(
+        default=None, metadata={"help": "Exponent of the class weights of the emotion cross-entropy; 0 = unweighted."}
+    )
+    label_smoothing: float | None = field(default=None, metadata={"help": "Label smoothing of the emotion task."})
+    swfc_weight: float | None = field(default=None, metadata={"help": "Weight of SWFC beside the cross-entropy."})
+    swfc_temperature: float | None = field(default=None, metadata={"help": "Temperature tau of SWFC."})
+    swfc_focus: float | None = field(default=None, metadata={"help": "Focusing exponent gamma of SWFC."})
+    swfc_class_weight: float | None = field(default=None, metadata={"help": "Class weight exponent alpha of SWFC."})
+    freeze_feature_encoder: bool = field(
+        default=False, metadata={"help": "Freeze the convolutional feature encoder of a backbone that reads waveforms."}
+    )
+    spec_augment: bool | None = field(default=None, metadata={"help": "SpecAugment on the backbone's hidden states."})
+    layerdrop: float | None = field(default=None, metadata={"help": "Chance that training skips an encoder layer."})
+
+
+@dataclass
+class DataArguments:
+    """Where the clips are and how they are split."""
+
+    train_file: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Manifests (CSV, TSV, JSONL, Parquet). A `split` column (train, validation, test) is respected."
+        },
+    )
+    validation_file: list[str] | None = field(default=None, metadata={"help": "Manifests that choose the checkpoint."})
+    test_file: list[str] | None = field(default=None, metadata={"help": "Manifests to predict."})
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "A dataset of the Hub, or a folder, with the manifest's columns."}
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of dataset_name."})
+    synthetic_corpus: bool = field(
+        default=False,
+        metadata={"help": "Train on the small synthetic corpus, spoken by eSpeak NG (needs the extra `quickstart`)."},
+    )
+    validation_speakers: float = field(
+        default=0.15, metadata={"help": "Share of the training speakers held out, where no validation set is given."}
+    )
+    num_folds: int | None = field(default=None, metadata={"help": "Cross-validation by speaker: number of folds."})
+    fold: int = field(default=0, metadata={"help": "The fold that is the test set, from 0."})
+    trials_file: str | None = field(
+        default=None,
+        metadata={"help": "Verification trials of the test set: lines `1 file_a file_b` or `0 file_a file_b`."},
+    )
+    max_seconds: float = field(
+        default=20.0, metadata={"help": "Longer clips are cropped in training and windowed in prediction."}
+    )
+    max_skipped: float = field(default=0.01, metadata={"help": "Share of unusable clips above which the run stops."})
+    augment: list[str] | None = field(
+        default=None, metadata={"help": f"Augmentation of training clips, of {', '.join(AUGMENTATIONS)}."}
+    )
+    augment_probability: float = field(default=0.5, metadata={"help": "Chance of each augmentation per clip."})
+    preprocessing_num_workers: int = field(default=2, metadata={"help": "Threads that check the audio."})
+
+
+@dataclass
+class SerMtlTrainingArguments(TrainingArguments):
+    """
+    `TrainingArguments` with the defaults of this project.
+
+    Args:
+        head_learning_rate (`float`, *optional*): learning rate of everything but the backbone; `learning_rate` then
+            belongs to the backbone. None: one learning rate for all.
+        early_stopping_patience (`int`, *optional*): evaluations without a better metric after which training stops.
+    """
+
+    head_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of everything but the backbone; default: learning_rate."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after that many evaluations without a better metric."}
+    )
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint."})
+    warmup_steps: float = field(default=0.1, metadata={"help": "Warm-up steps; below 1 a share of all steps."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of AdamW."})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "Largest gradient norm."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Clips per device and step."})
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Clips per device in evaluation."})
+    logging_steps: float = field(default=20, metadata={"help": "Steps between logs; below 1 a share of all steps."})
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Leave False: the collator reads every field."}
+    )

@@ -1,0 +1,238 @@
+"""Arguments and training data -> processor and model."""
+
+import json
+import logging
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoProcessor,
+    PretrainedConfig,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+)
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from ..configuration_ser_mtl import FUSIONS, TASKS, SerMtlConfig
+from ..data.dataset import LabelNames
+from ..data.errors import InputError
+from ..data.manifest import check_labels, clear_labels_outside
+from ..data.text import build_vocabulary, normalize_transcript
+from ..modeling_ser_mtl import SerMtlModel
+from ..processing_ser_mtl import LogMelFeatureExtractor, SerMtlProcessor
+from .arguments import ModelArguments
+from .parser import parse_task_weights
+
+logger = logging.getLogger(__name__)
+
+LABEL_COLUMN = {"emotion": "emotion", "gender": "gender", "speaker": "speaker_id", "asr": "text"}
+# Characters of a model whose training data has no transcripts.
+DEFAULT_CHARACTERS = "abcdefghijklmnopqrstuvwxyz'"
+MEL_BINS = 80
+
+
+def load_config(args: ModelArguments) -> SerMtlConfig:
+    """
+    The configuration before the data is known: of a checkpoint of this project, around a published speech encoder, or
+    from a JSON file.
+
+    Raises:
+        InputError: neither or both of `--model_name_or_path` and `--config_name`, a source that can't be read, or a
+            setting that is not allowed.
+    """
+    if (args.model_name_or_path is None) == (args.config_name is None):
+        raise InputError(
+            "give one of --model_name_or_path (start from a checkpoint) and --config_name (train from scratch)"
+        )
+    weights = parse_task_weights(args.task_weights)
+    for name, value, allowed in (("tasks", args.tasks, TASKS), ("fusion", args.fusion and [args.fusion], FUSIONS)):
+        unknown = [item for item in value or [] if item not in allowed]
+        if unknown:
+            raise InputError(f"--{name} {unknown[0]}: unknown; allowed: {', '.join(allowed)}")
+    overrides: dict[str, Any] = {
+        name: getattr(args, name)
+        for name in (
+            "fusion",
+            "emotion_class_weight",
+            "label_smoothing",
+            "swfc_weight",
+            "swfc_temperature",
+            "swfc_focus",
+            "swfc_class_weight",
+        )
+        if getattr(args, name) is not None
+    }
+    source = _load_source(args)
+    values = source.to_dict() if isinstance(source, SerMtlConfig) else {"backbone_config": source}
+    if args.tasks is not None:
+        values["tasks"] = args.tasks
+    tasks = values.get("tasks", TASKS)
+    values["task_weights"] = {
+        task: weight for task, weight in {**values.get("task_weights", {}), **(weights or {})}.items() if task in tasks
+    }
+    try:
+        config = SerMtlConfig(**(values | overrides))
+    except (ValueError, TypeError) as error:
+        raise InputError(" ".join(str(error).split())) from error
+    backbone = config.backbone_config
+    if args.layerdrop is not None:
+        backbone.layerdrop = args.layerdrop
+    if args.spec_augment is not None:
+        backbone.apply_spec_augment = args.spec_augment
+    return config
+
+
+def _load_source(args: ModelArguments) -> PretrainedConfig:
+    if args.model_name_or_path is not None:
+        try:
+            return AutoConfig.from_pretrained(args.model_name_or_path, revision=args.revision)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(
+                f"--model_name_or_path {args.model_name_or_path}: could not be loaded ({reason})"
+            ) from error
+    path = Path(args.config_name)
+    if not path.is_file():
+        raise InputError(f"--config_name {path}: no such file; give a JSON file of a backbone or a SerMtlConfig")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"--config_name {path}: not valid JSON ({error})") from error
+    model_type = values.pop("model_type", None)
+    if model_type == SerMtlConfig.model_type:
+        return SerMtlConfig(**values)
+    if model_type not in CONFIG_MAPPING:
+        raise InputError(
+            f"--config_name {path}: model_type is {model_type!r}; give ser_mtl or a speech encoder's, e.g. wav2vec2"
+        )
+    return CONFIG_MAPPING[model_type](**values)
+
+
+def is_checkpoint(args: ModelArguments, config: SerMtlConfig) -> bool:
+    """Whether training continues from a checkpoint of this project, whose labels and characters then stay."""
+    return args.model_name_or_path is not None and config.architectures == [SerMtlModel.__name__]
+
+
+def label_names(
+    args: ModelArguments, config: SerMtlConfig, tables: dict[str, pd.DataFrame]
+) -> tuple[LabelNames, dict[str, pd.DataFrame]]:
+    """
+    The classes, and the tables with emotion labels outside `--emotion_labels` emptied.
+
+    Emotions are those named, those of the checkpoint, or those in the data, sorted; speakers are those that train.
+
+    Raises:
+        InputError: a label outside the checkpoint's or `--gender_labels`, or fewer than two emotions to train.
+    """
+    tasks = config.tasks
+    continues = is_checkpoint(args, config)
+    genders = config.gender_labels if continues else args.gender_labels
+    emotions = config.emotion_labels
+    if "emotion" in tasks and not continues:
+        emotions = args.emotion_labels or sorted(set().union(*(table["emotion"] for table in tables.values())) - {""})
+    if args.emotion_labels is not None:
+        tables = {name: clear_labels_outside(table, "emotion", args.emotion_labels) for name, table in tables.items()}
+    for table in tables.values():
+        if "emotion" in tasks:
+            check_labels(table, "emotion", emotions, "--emotion_labels")
+        if "gender" in tasks:
+            check_labels(table, "gender", genders, "--gender_labels")
+    speakers: list[str] = []
+    if "train" in tables:
+        speakers = sorted(set(tables["train"]["speaker"]) - {""})
+        trained = sorted(set(tables["train"]["emotion"]) & set(emotions))
+        if "emotion" in tasks and len(trained) < 2:
+            found = f"only {trained[0]!r}" if trained else "none"
+            raise InputError(
+                f"{tables['train']['manifest'].iloc[0]}: training needs clips of at least two emotions, found {found}; "
+                "check the `emotion` column and --emotion_labels, or leave the task out with --tasks"
+            )
+    return LabelNames(list(emotions), list(genders), speakers), tables
+
+
+def warn_about_labels(tables: dict[str, pd.DataFrame], tasks: Sequence[str], labels: LabelNames) -> None:
+    """Warns of tasks without training labels, and of emotions that train but don't validate, or the reverse."""
+    train = tables["train"]
+    for task in tasks:
+        if (train[LABEL_COLUMN[task]] == "").all():
+            logger.warning("no training clip has a label for the task %s: its head stays untrained", task)
+    if "emotion" not in tasks or "validation" not in tables:
+        return
+    counts = {name: tables[name]["emotion"].value_counts() for name in ("train", "validation")}
+    for emotion in labels.emotion:
+        trained, validated = (int(counts[name].get(emotion, 0)) for name in ("train", "validation"))
+        if (trained == 0) != (validated == 0):
+            logger.warning("emotion %s: %d training clips, %d validation clips", emotion, trained, validated)
+
+
+def build_processor(args: ModelArguments, config: SerMtlConfig, transcripts: Sequence[str]) -> SerMtlProcessor:
+    """
+    The checkpoint's processor, or the backbone's feature extractor beside a tokenizer with the characters of the
+    training transcripts.
+    """
+    if is_checkpoint(args, config):
+        return AutoProcessor.from_pretrained(args.model_name_or_path, revision=args.revision)
+    if args.model_name_or_path is not None:
+        feature_extractor = AutoFeatureExtractor.from_pretrained(args.model_name_or_path, revision=args.revision)
+    elif MODEL_MAPPING[type(config.backbone_config)].main_input_name == "input_features":
+        stride = config.backbone_config.feature_projection_input_dim // MEL_BINS
+        feature_extractor = LogMelFeatureExtractor(num_mel_bins=MEL_BINS, feature_size=MEL_BINS, stride=stride)
+    else:
+        feature_extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
+    characters = [normalize_transcript(text) for text in transcripts if text]
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary = Path(folder) / "vocab.json"
+        vocabulary.write_text(json.dumps(build_vocabulary(characters or [DEFAULT_CHARACTERS])), encoding="utf-8")
+        tokenizer = Wav2Vec2CTCTokenizer(
+            str(vocabulary),
+            bos_token=None,
+            eos_token=None,
+            unk_token="<unk>",
+            pad_token="<pad>",
+            word_delimiter_token="|",
+        )
+    return SerMtlProcessor(feature_extractor, tokenizer)
+
+
+def build_model(
+    args: ModelArguments,
+    config: SerMtlConfig,
+    processor: SerMtlProcessor,
+    labels: LabelNames,
+    emotion_class_counts: Sequence[int] | None,
+) -> SerMtlModel:
+    """The model for these labels: weights of the checkpoint, of the published encoder, or new ones."""
+    continues = is_checkpoint(args, config)
+    config.id2label = dict(enumerate(labels.emotion))
+    config.label2id = {name: index for index, name in config.id2label.items()}
+    config.gender_labels = list(labels.gender)
+    config.vocab_size = len(processor.tokenizer)
+    config.pad_token_id = processor.tokenizer.pad_token_id
+    if emotion_class_counts is not None:
+        config.num_speakers = len(labels.speaker) if "speaker" in config.tasks else 0
+        config.emotion_class_counts = list(emotion_class_counts)
+    if continues:
+        # The training speakers may be others than the checkpoint's: their prototypes are then new.
+        model = SerMtlModel.from_pretrained(
+            args.model_name_or_path, revision=args.revision, config=config, ignore_mismatched_sizes=True
+        )
+    else:
+        model = SerMtlModel(config)
+        if args.model_name_or_path is not None:
+            model.backbone = AutoModel.from_pretrained(
+                args.model_name_or_path, revision=args.revision, config=config.backbone_config
+            )
+    if args.freeze_feature_encoder:
+        if model.main_input_name != "input_values":
+            raise InputError(
+                "--freeze_feature_encoder: a log-mel backbone has no convolutional feature encoder; drop it"
+            )
+        model.freeze_feature_encoder()
+    return model

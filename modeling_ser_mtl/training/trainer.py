@@ -1,0 +1,198 @@
+"""A Trainer that logs every task's loss and evaluates whole clips on all four tasks."""
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
+from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput
+
+from ..data.dataset import SpeechDataset
+from ..data.samplers import SeededLengthGroupedSampler
+from ..evaluation.metrics import Predictions, compute_metrics
+from ..evaluation.verification import read_trials
+from ..modeling_ser_mtl import SerMtlModel
+from ..processing_ser_mtl import SerMtlProcessor
+from .arguments import SerMtlTrainingArguments
+
+LABELS = {"emotion": "emotion_labels", "gender": "gender_labels", "speaker": "speaker_labels", "asr": "ctc_labels"}
+
+
+class SerMtlTrainer(Trainer):
+    """
+    Trains a [`SerMtlModel`]: two learning rates, the loss of every task in the log, metrics over whole clips.
+
+    Args:
+        model ([`SerMtlModel`]): the model.
+        args ([`SerMtlTrainingArguments`]): how it is trained.
+        processing_class ([`SerMtlProcessor`]): saved with every checkpoint; decodes transcripts.
+        trials_file (`str`, *optional*): verification trials of the evaluated split, see
+            [`~evaluation.verification.read_trials`].
+        **kwargs: as in `Trainer`; datasets are [`~data.dataset.SpeechDataset`].
+    """
+
+    def __init__(
+        self,
+        model: SerMtlModel,
+        args: SerMtlTrainingArguments,
+        processing_class: SerMtlProcessor,
+        trials_file: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model=model, args=args, processing_class=processing_class, **kwargs)
+        self.trials_file = trials_file
+        self._task_losses: dict[str, list[Tensor]] = defaultdict(list)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """`args.learning_rate` for the encoder and, where given, `args.head_learning_rate` for the rest."""
+        if self.optimizer is None and self.args.head_learning_rate is not None:
+            model = self.model if model is None else model
+            decay = set(self.get_decay_parameter_names(model))
+            groups: dict[tuple[bool, bool], list[nn.Parameter]] = defaultdict(list)
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    groups[name.startswith("backbone."), name in decay].append(parameter)
+            optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = optimizer_class(
+                [
+                    {
+                        "params": parameters,
+                        "lr": self.args.learning_rate if is_encoder else self.args.head_learning_rate,
+                        "weight_decay": self.args.weight_decay if decays else 0.0,
+                    }
+                    for (is_encoder, decays), parameters in groups.items()
+                ],
+                **kwargs,
+            )
+        return super().create_optimizer(model)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Any]:
+        """The model's multi-task loss; every task's own loss is kept for the log."""
+        outputs = model(**{name: value for name, value in inputs.items() if name != "clip_index"})
+        for task, loss in outputs.task_losses.items():
+            self._task_losses[task].append(loss.detach())
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the mean of every task's loss since the last log; NaN is shown, not filtered."""
+        if self._task_losses and "loss" in logs:
+            tasks = list(self._task_losses)
+            means = torch.stack([torch.stack(self._task_losses[task]).mean() for task in tasks])
+            means = self.accelerator.reduce(means, reduction="mean")
+            logs = logs | {f"loss_{task}": round(mean.item(), 4) for task, mean in zip(tasks, means, strict=True)}
+            self._task_losses.clear()
+        super().log(logs, start_time)
+
+    def _get_train_sampler(self, train_dataset: SpeechDataset | None = None) -> Sampler | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy == "group_by_length":
+            batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+            return SeededLengthGroupedSampler(batch_size, dataset.lengths, self.args.seed)
+        return super()._get_train_sampler(dataset)
+
+    def _get_eval_sampler(self, eval_dataset: SpeechDataset) -> Sampler | None:
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[None, dict[str, Tensor], Tensor]:
+        """What is kept of a batch: probabilities, embeddings, characters and losses per clip; never frame logits."""
+        inputs = self._prepare_inputs(inputs)
+        clip_index = inputs.pop("clip_index")
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs = model(**{name: value for name, value in inputs.items() if name not in LABELS.values()})
+        kept = {}
+        if outputs.logits is not None:
+            kept["emotion"] = outputs.logits.float().softmax(-1)
+        if outputs.gender_logits is not None:
+            kept["gender"] = outputs.gender_logits.float().softmax(-1)
+        if outputs.speaker_embeddings is not None:
+            kept["speaker"] = outputs.speaker_embeddings
+        if outputs.ctc_logits is not None:
+            kept["asr"] = outputs.ctc_logits.argmax(-1).masked_fill(~outputs.frame_mask, -100)
+        labels = {task: inputs[name] for task, name in LABELS.items()}
+        with torch.no_grad():
+            losses = self.accelerator.unwrap_model(model).clip_losses(outputs, labels)
+        for task, (loss, labelled) in losses.items():
+            kept[f"loss_{task}"] = loss.masked_fill(~labelled, torch.nan)
+        return None, kept, clip_index
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """As in `Trainer`; `predictions` is a [`~evaluation.metrics.Predictions`] and the metrics are all of ours."""
+        output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
+        config, dataset = self.accelerator.unwrap_model(self.model).config, dataloader.dataset
+        predictions = whole_clips(output.predictions, output.label_ids, dataset, self.processing_class)
+        metrics = compute_metrics(
+            predictions,
+            emotion_labels=config.emotion_labels,
+            gender_labels=config.gender_labels,
+            seed=self.args.seed,
+            trials=read_trials(self.trials_file, predictions.audio) if self.trials_file else None,
+        )
+        losses = {task: metrics[f"loss_{task}"] for task in config.tasks if f"loss_{task}" in metrics}
+        if losses:
+            metrics["loss"] = sum(config.task_weights[task] * loss for task, loss in losses.items())
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
+        return output._replace(predictions=predictions)
+
+
+def whole_clips(
+    kept: dict[str, np.ndarray], clip_index: np.ndarray, dataset: SpeechDataset, processor: SerMtlProcessor
+) -> Predictions:
+    """
+    Joins the windows of each clip: probabilities, embeddings and losses are averaged, texts joined in order.
+
+    Args:
+        kept (`dict[str, np.ndarray]`): what [`SerMtlTrainer.prediction_step`] keeps, one row per window.
+        clip_index (`np.ndarray` of shape `(num_windows,)`): the clip of each window, in ascending order of start.
+        dataset ([`SpeechDataset`]): the split.
+        processor ([`SerMtlProcessor`]): decodes.
+    """
+    table, num_clips = dataset.table, len(dataset.table)
+    windows = np.bincount(clip_index, minlength=num_clips)
+
+    def average(values: np.ndarray) -> np.ndarray:
+        total = np.zeros((num_clips, *values.shape[1:]))
+        np.add.at(total, clip_index, values)
+        return total / windows.reshape(-1, *[1] * (values.ndim - 1))
+
+    transcripts = None
+    if "asr" in kept:
+        texts: list[list[str]] = [[] for _ in range(num_clips)]
+        for clip, text in zip(clip_index, processor.decode_ctc(kept["asr"]), strict=True):
+            texts[clip].append(text)
+        transcripts = [" ".join(filter(None, parts)) for parts in texts]
+    return Predictions(
+        emotion_probabilities=average(kept["emotion"]) if "emotion" in kept else None,
+        emotion_labels=dataset.emotion_labels,
+        gender_probabilities=average(kept["gender"]) if "gender" in kept else None,
+        gender_labels=dataset.gender_labels,
+        speaker_embeddings=average(kept["speaker"]) if "speaker" in kept else None,
+        speakers=table["speaker"].tolist(),
+        corpora=table["corpus"].tolist(),
+        genders=table["gender"].tolist(),
+        audio=table["audio"].tolist(),
+        transcripts=transcripts,
+        references=dataset.transcripts,
+        losses={name[5:]: average(values) for name, values in kept.items() if name.startswith("loss_")},
+    )

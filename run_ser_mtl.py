@@ -1,0 +1,145 @@
+"""Trains, evaluates and saves a four-task speech emotion model: `run_ser_mtl.py settings.yaml --option value`."""
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import transformers
+from accelerate import PartialState
+from transformers import EarlyStoppingCallback, set_seed
+
+from modeling_ser_mtl.data.augmentation import WaveformAugmentation
+from modeling_ser_mtl.data.collator import SerMtlCollator
+from modeling_ser_mtl.data.dataset import SpeechDataset
+from modeling_ser_mtl.data.errors import InputError
+from modeling_ser_mtl.evaluation.report import results_table, write_predictions
+from modeling_ser_mtl.hub.model_card import write_model_card
+from modeling_ser_mtl.training.arguments import DataArguments, ModelArguments, SerMtlTrainingArguments
+from modeling_ser_mtl.training.builders import (
+    LABEL_COLUMN,
+    build_model,
+    build_processor,
+    label_names,
+    load_config,
+    warn_about_labels,
+)
+from modeling_ser_mtl.training.callbacks import EpochCallback
+from modeling_ser_mtl.training.parser import parse_arguments
+from modeling_ser_mtl.training.preparation import prepare_splits
+from modeling_ser_mtl.training.trainer import SerMtlTrainer
+
+
+def run(model_args: ModelArguments, data_args: DataArguments, args: SerMtlTrainingArguments) -> dict[str, float]:
+    """One run, from arguments to files in `args.output_dir`; returns all metrics."""
+    output_dir = Path(args.output_dir)
+    if args.do_train and not args.resume_from_checkpoint and output_dir.is_dir() and any(output_dir.iterdir()):
+        raise InputError(
+            f"{output_dir}: the output folder is not empty; continue with --resume_from_checkpoint True "
+            "or choose another --output_dir"
+        )
+    set_seed(args.seed)
+    config = load_config(model_args)
+
+    # Data: tables without unusable clips, disjoint in speakers.
+    with PartialState().main_process_first():
+        splits, skipped = prepare_splits(
+            data_args,
+            required=[LABEL_COLUMN[task] for task in config.tasks],
+            seed=args.seed,
+            do_train=args.do_train,
+            do_predict=args.do_predict,
+        )
+    labels, tables = label_names(model_args, config, {name: split.table for name, split in splits.items()})
+    training = WaveformAugmentation(tuple(data_args.augment or ()), data_args.augment_probability, args.seed)
+    datasets = {
+        name: SpeechDataset(
+            tables[name],
+            split.audio,
+            labels,
+            max_seconds=data_args.max_seconds,
+            augmentation=training if name == "train" else None,
+            training=name == "train",
+            seed=args.seed,
+        )
+        for name, split in splits.items()
+    }
+
+    # Model.
+    counts = None
+    if args.do_train:
+        warn_about_labels(tables, config.tasks, labels)
+        counts = [int((datasets["train"].emotion_labels == index).sum()) for index in range(len(labels.emotion))]
+    processor = build_processor(model_args, config, tables["train"]["text"] if args.do_train else [])
+    model = build_model(model_args, config, processor, labels, counts)
+
+    # Training, evaluation, prediction.
+    callbacks = [EpochCallback()]
+    if args.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+    trainer = SerMtlTrainer(
+        model=model,
+        args=args,
+        processing_class=processor,
+        trials_file=data_args.trials_file,
+        data_collator=SerMtlCollator(processor),
+        train_dataset=datasets.get("train") if args.do_train else None,
+        eval_dataset=datasets.get("validation"),
+        callbacks=callbacks,
+    )
+    metrics: dict[str, float] = {}
+    if trainer.is_world_process_zero():
+        output_dir.mkdir(parents=True, exist_ok=True)
+        skipped.to_csv(output_dir / "skipped.csv", index=False)
+    if args.do_train:
+        result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+        trainer.save_model()
+        trainer.save_metrics("train", result.metrics)
+        trainer.save_state()
+        metrics |= result.metrics
+    for name, prefix, wanted in (
+        ("validation", "eval", args.do_eval),
+        ("test", "predict", args.do_predict),
+    ):
+        if not wanted:
+            continue
+        if name not in datasets:
+            raise InputError(f"--do_{prefix}: there are no {name} clips; give --{name}_file or --num_folds")
+        output = trainer.predict(datasets[name], metric_key_prefix=prefix)
+        trainer.save_metrics(prefix, output.metrics)
+        metrics |= output.metrics
+        if trainer.is_world_process_zero():
+            if name == "test" or not args.do_predict:
+                path = output_dir / "predictions.csv"
+                write_predictions(path, tables[name], output.predictions, labels.emotion, labels.gender)
+            title = f"{name} set: {len(tables[name])} clips of {tables[name]['speaker'].nunique()} speakers"
+            if "train" in tables:
+                title += ", none of them in training"
+            if data_args.synthetic_corpus:
+                title += " (synthetic speech)"
+            print(f"\n{results_table(output.metrics, prefix, title)}\n")
+
+    if args.do_train and trainer.is_world_process_zero():
+        write_model_card(output_dir, model.config, metrics, synthetic=data_args.synthetic_corpus)
+    if args.push_to_hub:
+        trainer.push_to_hub()
+    return metrics
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line; a user's mistake is one line on standard error and exit code 2."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    transformers.logging.set_verbosity_warning()
+    try:
+        run(*parse_arguments(sys.argv[1:] if argv is None else argv))
+    except InputError as error:
+        if PartialState().is_main_process:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        else:
+            time.sleep(2)  # a launcher ends all ranks at the first exit: rank 0 speaks first
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
