@@ -41,6 +41,8 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: SerMtlTraini
         )
     set_seed(args.seed)
     config = load_config(model_args)
+    if "emotion" not in config.tasks and args.metric_for_best_model == "emotion_macro_f1":
+        args.metric_for_best_model, args.greater_is_better = "loss", False
 
     # Data: tables without unusable clips, disjoint in speakers.
     with PartialState().main_process_first():

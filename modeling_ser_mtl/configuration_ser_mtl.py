@@ -51,8 +51,8 @@ class SerMtlConfig(PretrainedConfig):
         pad_token_id (`int`, *optional*, defaults to 0):
             The CTC blank.
         emotion_class_counts (`Sequence[int]`, *optional*):
-            Training clips per emotion: the source of SWFC's sample weights and of the weighted cross-entropy. Equal
-            counts where it is absent.
+            Training clips per emotion: the source of SWFC's sample weights and of the weighted cross-entropy; by
+            default equal for all.
         emotion_class_weight (`float`, *optional*, defaults to 0.0):
             Exponent of the class weights `(N / n_c) ** exponent` (mean 1 over the training clips) in the emotion
             cross-entropy; 0 leaves it unweighted.
@@ -164,6 +164,8 @@ class SerMtlConfig(PretrainedConfig):
         if kwargs.get("id2label") and not kwargs.get("label2id"):
             kwargs["label2id"] = {name: int(index) for index, name in kwargs["id2label"].items()}
         super().__init__(pad_token_id=pad_token_id, **kwargs)
+        if self.emotion_class_counts is None:
+            self.emotion_class_counts = [1] * self.num_labels
 
     @property
     def emotion_labels(self) -> list[str]:

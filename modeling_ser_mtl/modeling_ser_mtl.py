@@ -112,7 +112,7 @@ class CrossAttention(nn.Module):
     def forward(
         self, stream: Tensor, memory: Tensor, frame_mask: Tensor, output_attentions: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Context `(B, T, H)` for `stream` from `memory`, both `(B, T, H)`, and the maps `(B, heads, T, T)` on request."""
+        """Context `(B, T, H)` for `stream` from `memory`, both `(B, T, H)`; on request the maps `(B, heads, T, T)`."""
 
         def split(x: Tensor) -> Tensor:
             return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -181,6 +181,19 @@ class ConcatFusion(nn.Module):
     def forward(self, emotion: Tensor, auxiliary: list[Tensor]) -> Tensor:
         """The new emotion stream `(B, T, H)`."""
         return self.norm(emotion + self.dropout(F.gelu(self.projection(torch.cat([emotion, *auxiliary], dim=-1)))))
+
+
+def config_swfc_loss(embeddings: Tensor, labels: Tensor, config: SerMtlConfig) -> Tensor:
+    """[`~losses_ser_mtl.swfc_loss`] of emotion embeddings `(N, D)` and labels `(N,)` with the settings of `config`."""
+    return swfc_loss(
+        embeddings,
+        labels,
+        config.emotion_class_counts,
+        temperature=config.swfc_temperature,
+        focus=config.swfc_focus,
+        class_weight_exponent=config.swfc_class_weight,
+        normalize=config.swfc_normalize,
+    )
 
 
 class SerMtlPreTrainedModel(PreTrainedModel):
@@ -253,9 +266,9 @@ class SerMtlModel(SerMtlPreTrainedModel):
     def encoder_layers(self) -> nn.ModuleList:
         """The transformer layers of the backbone."""
         for module in self.backbone.modules():
-            if isinstance(module, nn.ModuleList) and len(module) == self.config.num_hidden_layers:
-                if all(isinstance(layer, GradientCheckpointingLayer) for layer in module):
-                    return module
+            is_layers = isinstance(module, nn.ModuleList) and len(module) == self.config.num_hidden_layers
+            if is_layers and all(isinstance(layer, GradientCheckpointingLayer) for layer in module):
+                return module
         raise ValueError(f"{type(self.backbone).__name__} has no list of {self.config.num_hidden_layers} layers")
 
     def freeze_feature_encoder(self) -> None:
@@ -414,7 +427,7 @@ class SerMtlModel(SerMtlPreTrainedModel):
             if task == "emotion":
                 weights = None
                 if config.emotion_class_weight:
-                    weights = class_weights(self._emotion_class_counts(), config.emotion_class_weight).to(label.device)
+                    weights = class_weights(config.emotion_class_counts, config.emotion_class_weight).to(label.device)
                 loss = cross_entropy_per_clip(output.logits, label, weights, config.label_smoothing)
             elif task == "gender":
                 loss = cross_entropy_per_clip(output.gender_logits, label)
@@ -444,21 +457,9 @@ class SerMtlModel(SerMtlPreTrainedModel):
         losses = {task: mean_over_labelled(*pair) for task, pair in self.clip_losses(output, labels).items()}
         weights = dict(config.task_weights)
         if "emotion" in losses and config.swfc_weight and self.training:
-            losses["swfc"] = swfc_loss(
-                output.emotion_embeddings,
-                labels["emotion"],
-                self._emotion_class_counts(),
-                temperature=config.swfc_temperature,
-                focus=config.swfc_focus,
-                class_weight_exponent=config.swfc_class_weight,
-                normalize=config.swfc_normalize,
-            )
+            losses["swfc"] = config_swfc_loss(output.emotion_embeddings, labels["emotion"], config)
             weights["swfc"] = weights["emotion"] * config.swfc_weight
         return (weighted_sum(losses, weights) if losses else None), losses
-
-    def _emotion_class_counts(self) -> Tensor:
-        counts = self.config.emotion_class_counts
-        return torch.ones(self.config.num_labels) if counts is None else torch.tensor(counts, dtype=torch.float32)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """As in transformers, and names this class for `AutoModelForAudioClassification` too."""

@@ -215,6 +215,7 @@ def build_model(
     config.gender_labels = list(labels.gender)
     config.vocab_size = len(processor.tokenizer)
     config.pad_token_id = processor.tokenizer.pad_token_id
+    config.emotion_class_counts = [1] * config.num_labels
     if emotion_class_counts is not None:
         config.num_speakers = len(labels.speaker) if "speaker" in config.tasks else 0
         config.emotion_class_counts = list(emotion_class_counts)

@@ -41,7 +41,8 @@ def parse_arguments(
         fine-tuning elsewhere.
 
     Raises:
-        InputError: a file that can't be read, an unknown key or flag (the nearest name is given), a value of the wrong type.
+        InputError: a file that can't be read, an unknown key or flag (the nearest name is given), a value of the wrong
+            type.
     """
     parser = _Parser(
         (ModelArguments, DataArguments, SerMtlTrainingArguments), prog="run_ser_mtl.py", allow_abbrev=False

@@ -14,10 +14,12 @@ from ..data.dataset import SpeechDataset
 from ..data.samplers import SeededLengthGroupedSampler
 from ..evaluation.metrics import Predictions, compute_metrics
 from ..evaluation.verification import read_trials
-from ..modeling_ser_mtl import SerMtlModel
+from ..configuration_ser_mtl import SerMtlConfig
+from ..modeling_ser_mtl import SerMtlModel, config_swfc_loss
 from ..processing_ser_mtl import SerMtlProcessor
 from .arguments import SerMtlTrainingArguments
 
+SWFC_BLOCK = 4096
 LABELS = {"emotion": "emotion_labels", "gender": "gender_labels", "speaker": "speaker_labels", "asr": "ctc_labels"}
 
 
@@ -117,6 +119,7 @@ class SerMtlTrainer(Trainer):
         kept = {}
         if outputs.logits is not None:
             kept["emotion"] = outputs.logits.float().softmax(-1)
+            kept["emotion_embeddings"] = outputs.emotion_embeddings.float()
         if outputs.gender_logits is not None:
             kept["gender"] = outputs.gender_logits.float().softmax(-1)
         if outputs.speaker_embeddings is not None:
@@ -149,11 +152,28 @@ class SerMtlTrainer(Trainer):
             seed=self.args.seed,
             trials=read_trials(self.trials_file, predictions.audio) if self.trials_file else None,
         )
+        if "emotion" in config.tasks and config.swfc_weight:
+            metrics |= swfc_metric(
+                output.predictions["emotion_embeddings"], dataset.emotion_labels[output.label_ids], config
+            )
         losses = {task: metrics[f"loss_{task}"] for task in config.tasks if f"loss_{task}" in metrics}
         if losses:
             metrics["loss"] = sum(config.task_weights[task] * loss for task, loss in losses.items())
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output._replace(predictions=predictions)
+
+
+def swfc_metric(embeddings: np.ndarray, labels: np.ndarray, config: SerMtlConfig) -> dict[str, float]:
+    """`loss_swfc` of a split over blocks of `SWFC_BLOCK` clips in manifest order, so that it ignores the batch size."""
+    losses = [
+        config_swfc_loss(
+            torch.tensor(embeddings[start : start + SWFC_BLOCK]),
+            torch.tensor(labels[start : start + SWFC_BLOCK]),
+            config,
+        )
+        for start in range(0, len(labels), SWFC_BLOCK)
+    ]
+    return {"loss_swfc": torch.stack(losses).mean().item()} if (labels >= 0).any() else {}
 
 
 def whole_clips(
