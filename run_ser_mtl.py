@@ -21,24 +21,20 @@ from modeling_ser_mtl.training.builders import (
     LABEL_COLUMN,
     build_model,
     build_processor,
+    check_best_metric,
     label_names,
     load_config,
     warn_about_labels,
 )
 from modeling_ser_mtl.training.callbacks import EpochCallback
 from modeling_ser_mtl.training.parser import parse_arguments
-from modeling_ser_mtl.training.preparation import prepare_splits
+from modeling_ser_mtl.training.preparation import prepare_splits, starting_checkpoint
 from modeling_ser_mtl.training.trainer import SerMtlTrainer
 
 
 def run(model_args: ModelArguments, data_args: DataArguments, args: SerMtlTrainingArguments) -> dict[str, float]:
     """One run, from arguments to files in `args.output_dir`; returns all metrics."""
-    output_dir = Path(args.output_dir)
-    if args.do_train and not args.resume_from_checkpoint and output_dir.is_dir() and any(output_dir.iterdir()):
-        raise InputError(
-            f"{output_dir}: the output folder is not empty; continue with --resume_from_checkpoint True "
-            "or choose another --output_dir"
-        )
+    output_dir, checkpoint = Path(args.output_dir), starting_checkpoint(args)
     set_seed(args.seed)
     config = load_config(model_args)
     if "emotion" not in config.tasks and args.metric_for_best_model == "emotion_macro_f1":
@@ -51,6 +47,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: SerMtlTraini
             required=[LABEL_COLUMN[task] for task in config.tasks],
             seed=args.seed,
             do_train=args.do_train,
+            do_eval=args.do_eval,
             do_predict=args.do_predict,
         )
     labels, tables = label_names(model_args, config, {name: split.table for name, split in splits.items()})
@@ -72,8 +69,9 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: SerMtlTraini
     counts = None
     if args.do_train:
         warn_about_labels(tables, config.tasks, labels)
+        check_best_metric(args.metric_for_best_model, tables["validation"])
         counts = [int((datasets["train"].emotion_labels == index).sum()) for index in range(len(labels.emotion))]
-    processor = build_processor(model_args, config, tables["train"]["text"] if args.do_train else [])
+    processor = build_processor(model_args, config, datasets.get("train"))
     model = build_model(model_args, config, processor, labels, counts)
 
     # Training, evaluation, prediction.
@@ -95,7 +93,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: SerMtlTraini
         output_dir.mkdir(parents=True, exist_ok=True)
         skipped.to_csv(output_dir / "skipped.csv", index=False)
     if args.do_train:
-        result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+        result = trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()
         trainer.save_metrics("train", result.metrics)
         trainer.save_state()
@@ -106,8 +104,6 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: SerMtlTraini
     ):
         if not wanted:
             continue
-        if name not in datasets:
-            raise InputError(f"--do_{prefix}: there are no {name} clips; give --{name}_file or --num_folds")
         output = trainer.predict(datasets[name], metric_key_prefix=prefix)
         trainer.save_metrics(prefix, output.metrics)
         metrics |= output.metrics

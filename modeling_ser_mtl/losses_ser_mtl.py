@@ -19,7 +19,7 @@ def class_weights(class_counts: Tensor | Sequence[int], exponent: float, normali
     2023).
 
     Args:
-        class_counts (`Tensor` or `Sequence[int]` of shape `(C,)`): training clips per class; one without clips weighs 0.
+        class_counts (`Tensor` or `Sequence[int]` of shape `(C,)`): clips per class; one without clips weighs 0.
         exponent (`float`): 0 gives equal weights, 1 inverse frequency.
         normalize (`str`): `"mean"`: mean weight 1 over the training clips; `"sum"`: the weights sum to 1 (the code
             published with MultiEMO); `"min"`: the smallest weight of a class with clips is 1; `"none"`.

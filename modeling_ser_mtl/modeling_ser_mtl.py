@@ -265,7 +265,8 @@ class SerMtlModel(SerMtlPreTrainedModel):
     @property
     def encoder_layers(self) -> nn.ModuleList:
         """The transformer layers of the backbone."""
-        for module in self.backbone.modules():
+        # Only inside the encoder: a convolutional feature encoder may have as many layers.
+        for module in self.backbone.get_encoder().modules():
             is_layers = isinstance(module, nn.ModuleList) and len(module) == self.config.num_hidden_layers
             if is_layers and all(isinstance(layer, GradientCheckpointingLayer) for layer in module):
                 return module
@@ -304,7 +305,8 @@ class SerMtlModel(SerMtlPreTrainedModel):
         num_frames = inputs.shape[1]
         if self.main_input_name == "input_values":
             num_frames = int(self.backbone._get_feat_extract_output_lengths(inputs.shape[1]))
-        if self.training and num_frames < self.backbone.config.mask_time_length:
+        masks_time = self.training and self.backbone.config.mask_time_prob > 0
+        if masks_time and num_frames < self.backbone.config.mask_time_length:
             # SpecAugment raises on a batch shorter than one of its masks.
             kwargs["mask_time_indices"] = inputs.new_zeros(len(inputs), num_frames, dtype=torch.bool)
         with self._record_layer_inputs() as layer_inputs:

@@ -1,6 +1,6 @@
 """Waveforms and transcripts in, model inputs out; frame logits in, text out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,26 +13,51 @@ IGNORE_INDEX = -100
 
 class LogMelFeatureExtractor(SeamlessM4TFeatureExtractor):
     """
-    The log-mel features of `SeamlessM4TFeatureExtractor`, computed for all frames of a clip at once and optionally
-    without normalisation of each mel bin over the clip, which takes loudness and spectral tilt away.
+    The log-mel features of `SeamlessM4TFeatureExtractor`, standardised by statistics of the training clips instead of
+    each clip's own, so that loudness and spectral tilt, which carry emotion, reach the encoder.
+
+    A channel of zeros follows the mel bins of each frame: the encoder's first LayerNorm subtracts a frame's mean, and the
+    zeros are what it can then be told from.
 
     Args:
-        normalize_per_mel_bins (`bool`, *optional*, defaults to `False`): as w2v-BERT 2.0 was trained, or not.
-        **kwargs: as in `SeamlessM4TFeatureExtractor`: `num_mel_bins`, `stride` (frames of 10 ms stacked into one), ...
+        num_mel_bins (`int`, *optional*, defaults to 79): mel bins of a frame, which has one channel more.
+        stride (`int`, *optional*, defaults to 2): frames of 10 ms that are stacked into one.
+        mean, std (`Sequence[float]` of length `num_mel_bins`, *optional*): of the log-mel energies, see
+            [`~LogMelFeatureExtractor.fit`]; by default 0 and 1.
+        **kwargs: as in `SeamlessM4TFeatureExtractor`.
     """
 
-    def __init__(self, normalize_per_mel_bins: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.normalize_per_mel_bins = normalize_per_mel_bins
+    def __init__(
+        self,
+        num_mel_bins: int = 79,
+        stride: int = 2,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        kwargs["feature_size"] = num_mel_bins + 1
+        super().__init__(num_mel_bins=num_mel_bins, stride=stride, **kwargs)
+        self.mean = [0.0] * num_mel_bins if mean is None else list(mean)
+        self.std = [1.0] * num_mel_bins if std is None else list(std)
+
+    def fit(self, waveforms: Iterable[np.ndarray]) -> None:
+        """Sets `mean` and `std` to those of all frames of `waveforms`: float32, mono, at 16 kHz."""
+        log_mel = np.concatenate([self._log_mel(waveform) for waveform in waveforms])
+        self.mean = log_mel.mean(axis=0).round(4).tolist()
+        self.std = log_mel.std(axis=0).clip(min=1e-2).round(4).tolist()
 
     def __call__(self, raw_speech: Any, **kwargs: Any) -> BatchFeature:
-        """As in `SeamlessM4TFeatureExtractor`, with the stored normalisation."""
-        kwargs.setdefault("do_normalize_per_mel_bins", self.normalize_per_mel_bins)
+        """As in `SeamlessM4TFeatureExtractor`."""
+        kwargs["do_normalize_per_mel_bins"] = False
         # Whole stacks, so that a clip's last one does not depend on the batch.
         kwargs.setdefault("pad_to_multiple_of", self.stride)
         return super().__call__(raw_speech, **kwargs)
 
     def _extract_fbank_features(self, waveform: np.ndarray) -> np.ndarray:
+        standardised = (self._log_mel(waveform) - np.float32(self.mean)) / np.float32(self.std)
+        return np.pad(standardised, ((0, 0), (0, 1)))
+
+    def _log_mel(self, waveform: np.ndarray) -> np.ndarray:
         # Kaldi's filter bank: 25 ms every 10 ms, mean removed, pre-emphasis .97, Povey window, power, mel, log.
         frames = np.lib.stride_tricks.sliding_window_view(np.squeeze(waveform) * 2.0**15, 400)[::160]
         frames = frames - frames.mean(axis=1, keepdims=True)

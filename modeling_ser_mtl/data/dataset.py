@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .audio import MIN_SAMPLES, SAMPLING_RATE, load_audio
+from .audio import SAMPLING_RATE, load_audio
 from .augmentation import WaveformAugmentation
 from .text import normalize_transcript
 
@@ -41,7 +41,7 @@ class SpeechDataset(torch.utils.data.Dataset):
         table (`pd.DataFrame`): rows of [`~data.manifest.read_manifest`] with a column `length` in samples at 16 kHz.
         audio (`Sequence`): what [`~data.audio.load_audio`] reads, one per row.
         labels ([`LabelNames`]): classes of the model.
-        max_seconds (`float`): longest item.
+        max_seconds (`float`): longest item; .1 or more, so that no window is too short for the encoder.
         augmentation ([`WaveformAugmentation`], *optional*): for training.
         training (`bool`): random crops and augmentation, or windows.
         seed (`int`): seed of the crops.
@@ -61,7 +61,7 @@ class SpeechDataset(torch.utils.data.Dataset):
         self.table = table
         self.audio = audio
         self.labels = labels
-        self.max_samples = max(MIN_SAMPLES, round(max_seconds * SAMPLING_RATE))
+        self.max_samples = round(max_seconds * SAMPLING_RATE)
         self.augmentation = augmentation
         self.training = training
         self.seed = seed

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
@@ -74,7 +75,8 @@ def load_manifest_splits(files: dict[str, list[str] | None], required: Sequence[
         if bad.any():
             clip = table.loc[bad].iloc[0]
             raise InputError(
-                f"{clip['manifest']} row {clip['row']}: split is {clip['split']!r}; allowed: {', '.join(SPLITS)} or empty"
+                f"{clip['manifest']} row {clip['row']}: split is {clip['split']!r}; "
+                f"allowed: {', '.join(SPLITS)} or empty"
             )
         for mark in SPLITS:
             if (marks == mark).any():
@@ -139,7 +141,8 @@ def load_dataset_splits(name: str, config: str | None, required: Sequence[str]) 
             if column not in table:
                 table[column] = ""
         table["manifest"], table["row"] = f"{name} ({key})", range(len(table))
-        splits[HUB_SPLITS[key]] = Split(add_speakers(table, Path(name).name), audio)
+        add_speakers(table, Path(name).name)
+        splits[HUB_SPLITS[key]] = Split(table, audio)
     if not splits:
         raise InputError(
             f"--dataset_name {name}: found the splits {', '.join(loaded)}; needed is train, validation or test"
@@ -177,7 +180,7 @@ def split_by_speaker(
     Args:
         splits (`dict[str, Split]`): the sets that were given.
         num_folds (`int`, *optional*), fold (`int`): cross-validation, see [`~data.splits.speaker_folds`].
-        validation_speakers (`float`): share of the training speakers to hold out, see [`~data.splits.hold_out_speakers`].
+        validation_speakers (`float`): share of the speakers to hold out, see [`~data.splits.hold_out_speakers`].
         seed (`int`): seed of the hold-out.
         needs_validation (`bool`): whether there must be a validation set.
 
@@ -195,11 +198,10 @@ def split_by_speaker(
             raise InputError(f"--num_folds {num_folds}: no training clips; give --train_file or --dataset_name")
         rest, test = speaker_folds(splits["train"].table, num_folds, fold)
         splits["train"], splits["test"] = splits["train"].take(rest), splits["train"].take(test)
+    # Before speakers are held out, since those must not be tested either.
+    for first, second in combinations([name for name in SPLITS if name in splits], 2):
+        check_disjoint_speakers(splits[first].table, splits[second].table, second)
     if needs_validation and "validation" not in splits and "train" in splits:
         train, held_out = hold_out_speakers(splits["train"].table, validation_speakers, seed)
         splits["validation"], splits["train"] = splits["train"].take(held_out), splits["train"].take(train)
-    if "train" in splits:
-        for name in ("validation", "test"):
-            if name in splits:
-                check_disjoint_speakers(splits["train"].table, splits[name].table, name)
     return splits

@@ -101,6 +101,6 @@ def check_disjoint_speakers(train: pd.DataFrame, other: pd.DataFrame, name: str)
     if shared:
         more = f" and {len(shared) - 3} more" if len(shared) > 3 else ""
         raise InputError(
-            f"{other['manifest'].iloc[0]}: {len(shared)} speaker(s) of the {name} set also train: "
+            f"{other['manifest'].iloc[0]}: {len(shared)} speaker(s) of the {name} set also train or validate: "
             f"{', '.join(shared[:3])}{more}; speakers must not be shared: drop their clips from one of the two"
         )

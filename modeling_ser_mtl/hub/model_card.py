@@ -23,12 +23,13 @@ def write_model_card(
         metrics (`Mapping[str, float]`): metrics of the run with their prefixes.
         synthetic (`bool`): whether the training data is the synthetic corpus; the card then says so.
     """
+    name = Path(output_dir).resolve().name
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="audio-classification",
         tags=["speech-emotion-recognition", "multi-task", "ser_mtl", *(["synthetic-speech"] if synthetic else [])],
     )
-    lines = [f"---\n{data.to_yaml()}\n---", "", f"# {Path(output_dir).name}", ""]
+    lines = [f"---\n{data.to_yaml()}\n---", "", f"# {name}", ""]
     if synthetic:
         lines += [
             "**Trained on synthetic speech** (eSpeak NG): it shows that the software works and does not recognise the",
@@ -42,20 +43,20 @@ def write_model_card(
         "```python",
         "from transformers import AutoModel, AutoProcessor",
         "",
-        f'model = AutoModel.from_pretrained("{Path(output_dir).name}", trust_remote_code=True)',
-        f'processor = AutoProcessor.from_pretrained("{Path(output_dir).name}", trust_remote_code=True)',
+        f'model = AutoModel.from_pretrained("{name}", trust_remote_code=True)',
+        f'processor = AutoProcessor.from_pretrained("{name}", trust_remote_code=True)',
         "outputs = model(**processor(waveform, sampling_rate=16_000))  # waveform: float32, mono, 16 kHz",
         "```",
         "",
     ]
-    for prefix, name in SPLIT_NAMES.items():
+    for prefix, split in SPLIT_NAMES.items():
         rows = [
             f"| {task} | {metric} | {metrics[f'{prefix}_{task}_{metric}']:.3f} |"
             for task, metric, _ in HEADLINE_METRICS
             if f"{prefix}_{task}_{metric}" in metrics
         ]
         if rows:
-            lines += [f"## Results on {name}", "", "| task | metric | value |", "|---|---|---|", *rows, ""]
+            lines += [f"## Results on {split}", "", "| task | metric | value |", "|---|---|---|", *rows, ""]
     lines += [
         "Method: multi-task learning with co-attention and the SWFC loss, after",
         "[arXiv 2508.17878](https://arxiv.org/abs/2508.17878). Emotion inferred from a voice is uncertain, and speaker",

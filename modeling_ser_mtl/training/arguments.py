@@ -130,5 +130,7 @@ class SerMtlTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        if not self.do_train:  # no evaluation during training either, which would set do_eval and ask for its data
+            self.eval_strategy, self.save_strategy, self.load_best_model_at_end = "no", "no", False
         super().__post_init__()
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from transformers import (
     MODEL_MAPPING,
@@ -21,10 +22,11 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..configuration_ser_mtl import FUSIONS, TASKS, SerMtlConfig
-from ..data.dataset import LabelNames
+from ..data.audio import load_audio
+from ..data.dataset import LabelNames, SpeechDataset
 from ..data.errors import InputError
 from ..data.manifest import check_labels, clear_labels_outside
-from ..data.text import build_vocabulary, normalize_transcript
+from ..data.text import build_vocabulary
 from ..modeling_ser_mtl import SerMtlModel
 from ..processing_ser_mtl import LogMelFeatureExtractor, SerMtlProcessor
 from .arguments import ModelArguments
@@ -35,7 +37,10 @@ logger = logging.getLogger(__name__)
 LABEL_COLUMN = {"emotion": "emotion", "gender": "gender", "speaker": "speaker_id", "asr": "text"}
 # Characters of a model whose training data has no transcripts.
 DEFAULT_CHARACTERS = "abcdefghijklmnopqrstuvwxyz'"
-MEL_BINS = 80
+# Log-mel channels of a 10 ms frame; an encoder's input stacks a whole number of frames.
+FRAME_SIZE = 80
+# Training clips, evenly spread over the manifest, that give the mean and standard deviation of log-mel features.
+STATISTICS_CLIPS = 200
 
 
 def load_config(args: ModelArguments) -> SerMtlConfig:
@@ -172,21 +177,33 @@ def warn_about_labels(tables: dict[str, pd.DataFrame], tasks: Sequence[str], lab
             logger.warning("emotion %s: %d training clips, %d validation clips", emotion, trained, validated)
 
 
-def build_processor(args: ModelArguments, config: SerMtlConfig, transcripts: Sequence[str]) -> SerMtlProcessor:
+def check_best_metric(metric: str | None, validation: pd.DataFrame) -> None:
+    """Raises an [`InputError`] if an emotion metric chooses the checkpoint and no validation clip has an emotion."""
+    if "emotion" in (metric or "") and (validation["emotion"] == "").all():
+        raise InputError(
+            f"{validation['manifest'].iloc[0]}: no validation clip has an emotion, so {metric} can't choose the "
+            "checkpoint; give other validation clips or --metric_for_best_model loss"
+        )
+
+
+def build_processor(args: ModelArguments, config: SerMtlConfig, train: SpeechDataset | None) -> SerMtlProcessor:
     """
     The checkpoint's processor, or the backbone's feature extractor beside a tokenizer with the characters of the
-    training transcripts.
+    training transcripts. Log-mel features of a model trained from scratch are standardised by training clips.
     """
     if is_checkpoint(args, config):
         return AutoProcessor.from_pretrained(args.model_name_or_path, revision=args.revision)
     if args.model_name_or_path is not None:
         feature_extractor = AutoFeatureExtractor.from_pretrained(args.model_name_or_path, revision=args.revision)
     elif MODEL_MAPPING[type(config.backbone_config)].main_input_name == "input_features":
-        stride = config.backbone_config.feature_projection_input_dim // MEL_BINS
-        feature_extractor = LogMelFeatureExtractor(num_mel_bins=MEL_BINS, feature_size=MEL_BINS, stride=stride)
+        stride = config.backbone_config.feature_projection_input_dim // FRAME_SIZE
+        feature_extractor = LogMelFeatureExtractor(num_mel_bins=FRAME_SIZE - 1, stride=stride)
+        if train is not None:
+            clips = np.linspace(0, len(train) - 1, min(len(train), STATISTICS_CLIPS)).astype(int)
+            feature_extractor.fit(load_audio(train.audio[clip]) for clip in clips)
     else:
         feature_extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
-    characters = [normalize_transcript(text) for text in transcripts if text]
+    characters = [text for text in train.transcripts if text] if train is not None else []
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = Path(folder) / "vocab.json"
         vocabulary.write_text(json.dumps(build_vocabulary(characters or [DEFAULT_CHARACTERS])), encoding="utf-8")

@@ -56,7 +56,7 @@ def parse_arguments(
         for key, value in values.items():
             if key not in actions:
                 raise InputError(f"{path}: unknown key {key!r}{_nearest(key, actions)}")
-            if isinstance(value, dict):
+            if isinstance(value, dict) and actions[key].nargs == "+":
                 values[key] = [f"{name}={item}" for name, item in value.items()]
             elif actions[key].nargs == "+" and not isinstance(value, list):
                 values[key] = None if value is None else [value]
@@ -75,7 +75,7 @@ def parse_arguments(
     from_scratch = namespace.config_name is not None and namespace.model_name_or_path is None
     parser.set_defaults(**{**(FROM_SCRATCH_DEFAULTS if from_scratch else FINE_TUNING_DEFAULTS), **values})
     try:
-        return parser.parse_args_into_dataclasses(argv)
+        return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     except (ValueError, TypeError) as error:
         if isinstance(error, InputError):
             raise
@@ -101,10 +101,10 @@ def parse_task_weights(items: Sequence[str] | None) -> dict[str, float] | None:
 def _read_file(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file; give a YAML or JSON file of settings")
-    text = Path(path).read_text(encoding="utf-8")
     try:
+        text = Path(path).read_text(encoding="utf-8")
         values = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: could not be read ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: found {type(values).__name__}; a settings file maps option names to values")

@@ -2,19 +2,49 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
+from transformers.trainer_utils import get_last_checkpoint
 
 from ..data.corpora.espeak import build_corpus, default_folder
 from ..data.errors import InputError
 from ..data.loading import Split, drop_unusable, load_dataset_splits, load_manifest_splits, split_by_speaker
-from .arguments import DataArguments
+from .arguments import DataArguments, SerMtlTrainingArguments
 
 logger = logging.getLogger(__name__)
 
+MIN_SECONDS = 0.1
+
+
+def starting_checkpoint(args: SerMtlTrainingArguments) -> str | None:
+    """
+    The checkpoint that `--resume_from_checkpoint` names (`True`: the last one in the output folder); None starts anew.
+
+    Raises:
+        InputError: there is no such checkpoint, or a new training would write into a folder that has files.
+    """
+    output_dir, source = Path(args.output_dir), str(args.resume_from_checkpoint or False)
+    has_files = output_dir.is_dir() and any(output_dir.iterdir())
+    if source.lower() == "false":
+        if args.do_train and has_files:
+            raise InputError(
+                f"{output_dir}: the output folder is not empty; continue with --resume_from_checkpoint True "
+                "or choose another --output_dir"
+            )
+        return None
+    if source.lower() == "true":
+        checkpoint = get_last_checkpoint(output_dir) if has_files else None
+        if checkpoint is None:
+            raise InputError(f"--resume_from_checkpoint True: {output_dir} has no checkpoint; drop the option")
+        return checkpoint
+    if not (Path(source) / "trainer_state.json").is_file():
+        raise InputError(f"--resume_from_checkpoint {source}: no checkpoint; give a folder checkpoint-<step>, or True")
+    return source
+
 
 def prepare_splits(
-    args: DataArguments, *, required: Sequence[str], seed: int, do_train: bool, do_predict: bool
+    args: DataArguments, *, required: Sequence[str], seed: int, do_train: bool, do_eval: bool, do_predict: bool
 ) -> tuple[dict[str, Split], pd.DataFrame]:
     """
     The training, validation and test set of a run, without clips that can't be used.
@@ -23,15 +53,19 @@ def prepare_splits(
         args ([`DataArguments`]): where the clips are and how they are split.
         required (`Sequence[str]`): label columns of the chosen tasks.
         seed (`int`): seed of the validation speakers.
-        do_train (`bool`), do_predict (`bool`): which sets are needed.
+        do_train (`bool`), do_eval (`bool`), do_predict (`bool`): which sets are needed.
 
     Returns:
         The sets by name, and a table `manifest,row,audio,reason` of the clips that were skipped.
 
     Raises:
-        InputError: no source or several, data that can't be read, more unusable clips than `--max_skipped`, or speakers
-            shared between sets.
+        InputError: nothing to do, no source or several, data that can't be read, a set that is needed and not there, more
+            unusable clips than `--max_skipped`, or speakers shared between sets.
     """
+    if not (do_train or do_eval or do_predict):
+        raise InputError("nothing to do; give --do_train, --do_eval or --do_predict")
+    if args.max_seconds < MIN_SECONDS:
+        raise InputError(f"--max_seconds {args.max_seconds:g}: give {MIN_SECONDS} or more")
     files = {"train": args.train_file, "validation": args.validation_file, "test": args.test_file}
     sources = [any(files.values()), args.dataset_name is not None, args.synthetic_corpus]
     if sum(sources) != 1:
@@ -45,17 +79,18 @@ def prepare_splits(
         splits = load_dataset_splits(args.dataset_name, args.dataset_config_name, required)
     else:
         splits = load_manifest_splits(files, required)
-    if do_train and "train" not in splits:
-        raise InputError("--do_train: there are no training clips; give --train_file or --dataset_name")
     splits = split_by_speaker(
         splits,
         num_folds=args.num_folds,
         fold=args.fold,
         validation_speakers=args.validation_speakers,
         seed=seed,
-        needs_validation=do_train,
+        needs_validation=do_train or do_eval,
     )
-    wanted = {"train": do_train, "validation": True, "test": do_predict}
+    wanted = {"train": do_train, "validation": do_train or do_eval, "test": do_predict}
+    for name, flag in wanted.items():
+        if flag and name not in splits:
+            raise InputError(f"the data has no {name} set; give --{name}_file" + " or --num_folds" * (name == "test"))
     splits = {name: split for name, split in splits.items() if wanted[name]}
 
     total, skipped = sum(map(len, splits.values())), []

@@ -10,11 +10,11 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
+from ..configuration_ser_mtl import SerMtlConfig
 from ..data.dataset import SpeechDataset
 from ..data.samplers import SeededLengthGroupedSampler
 from ..evaluation.metrics import Predictions, compute_metrics
 from ..evaluation.verification import read_trials
-from ..configuration_ser_mtl import SerMtlConfig
 from ..modeling_ser_mtl import SerMtlModel, config_swfc_loss
 from ..processing_ser_mtl import SerMtlProcessor
 from .arguments import SerMtlTrainingArguments
