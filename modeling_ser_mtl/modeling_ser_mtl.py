@@ -98,12 +98,11 @@ class AttentiveStatisticsPooling(nn.Module):
 class CrossAttention(nn.Module):
     """Multi-head attention of one stream's frames to another's."""
 
-    def __init__(self, hidden_size: int, num_heads: int, dropout: float) -> None:
+    def __init__(self, hidden_size: int, num_heads: int) -> None:
         super().__init__()
         if hidden_size % num_heads:
             raise ValueError(f"fusion_hidden_size {hidden_size} is no multiple of the {num_heads} attention heads")
         self.num_heads = num_heads
-        self.dropout = dropout
         self.query = nn.Linear(hidden_size, hidden_size)
         self.key = nn.Linear(hidden_size, hidden_size, bias=False)  # a key bias cancels in the softmax
         self.value = nn.Linear(hidden_size, hidden_size)
@@ -123,11 +122,9 @@ class CrossAttention(nn.Module):
         if output_attentions:
             scores = (query @ key.transpose(-1, -2)).float() / query.shape[-1] ** 0.5
             maps = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1).to(value.dtype)
-            context = F.dropout(maps, self.dropout, self.training) @ value
+            context = maps @ value
         else:
-            context = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
-            )
+            context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.output(context.transpose(1, 2).flatten(2)), maps
 
 
@@ -141,8 +138,7 @@ class CoAttentionLayer(nn.Module):
         super().__init__()
         size, num_auxiliary = config.fusion_hidden_size, len(config.auxiliary_tasks)
         self.attentions = nn.ModuleList(
-            CrossAttention(size, config.fusion_num_attention_heads, config.fusion_dropout)
-            for _ in config.auxiliary_tasks
+            CrossAttention(size, config.fusion_num_attention_heads) for _ in config.auxiliary_tasks
         )
         self.gate = nn.Linear(size * (1 + num_auxiliary), num_auxiliary)
         self.attention_norm = nn.LayerNorm(size)
@@ -407,7 +403,8 @@ class SerMtlModel(SerMtlPreTrainedModel):
         }
         if any(label is not None for label in labels.values()):
             output.loss, output.task_losses = self.multi_task_loss(output, labels)
-        return output
+        # Once more, since the keys and the tuple keep the order in which the fields were set.
+        return SerMtlOutput(**vars(output))
 
     def clip_losses(self, output: SerMtlOutput, labels: dict[str, Tensor | None]) -> dict[str, tuple[Tensor, Tensor]]:
         """

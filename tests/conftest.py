@@ -210,7 +210,7 @@ def plain_config() -> Callable[..., SerMtlConfig]:
 @pytest.fixture(scope="session")
 def make_processor() -> Callable[[SerMtlConfig], SerMtlProcessor]:
     """The processor that a new model of this configuration gets, with the characters a to z and the apostrophe."""
-    return lambda config: build_processor(ModelArguments(), config, [])
+    return lambda config: build_processor(ModelArguments(), config, None)
 
 
 @pytest.fixture

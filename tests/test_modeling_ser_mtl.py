@@ -32,6 +32,8 @@ PARAMETERS = {
 }
 
 few = settings(max_examples=15, deadline=None)
+# The new name is not there yet in the oldest transformers.
+pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`:FutureWarning")
 
 
 def new_model(config, seed=0) -> SerMtlModel:
@@ -169,7 +171,7 @@ def test_a_dropped_layer_repeats_the_state_before_it(plain_config, name, checkpo
         output = model(**inputs_of(model), **LABELS, output_hidden_states=True)
         assert len(output.hidden_states) == 4 and output.loss.isfinite()
         for index, (before, after) in enumerate(zip(output.hidden_states, output.hidden_states[1:], strict=False)):
-            assert torch.equal(before, after) == (index not in ran) or (name == "wav2vec2-layer" and index == 2)
+            assert torch.equal(before, after) == (index not in ran)
         seen.add(frozenset(ran))
         output.loss.backward()
     assert len(seen) > 2
@@ -331,9 +333,9 @@ def test_a_clip_without_labels_gets_no_gradient_and_changes_no_loss(plain_config
     labels = {key: value.clone() for key, value in LABELS.items()}
     for value in labels.values():
         value[1] = -100
-    waveforms = inputs[model.main_input_name].requires_grad_()
-    loss = model(**inputs, **labels).loss
-    (gradient,) = torch.autograd.grad(loss, waveforms)
+    output = model(**inputs, **labels, output_hidden_states=True)
+    loss = output.loss
+    (gradient,) = torch.autograd.grad(loss, output.hidden_states[0])
     assert (gradient[1] == 0).all()
     assert all(gradient[row].abs().sum() > 0 for row in (0, 2, 3))
     rest = [0, 2, 3]
@@ -423,10 +425,10 @@ def test_a_new_head_beside_loaded_weights_starts_random_and_mixtures_start_equal
 def test_return_dict_false_gives_the_same_as_a_tuple(plain_config):
     model = new_model(plain_config("wav2vec2-layer"))
     output, values = model(**inputs_of(model), **LABELS), model(**inputs_of(model), **LABELS, return_dict=False)
-    assert isinstance(values, tuple)
-    torch.testing.assert_close(values[0], output.loss)
-    torch.testing.assert_close(values[1], output.logits)
-    assert len(values) == len(output.to_tuple())
+    assert isinstance(values, tuple) and len(values) == len(output)
+    for value, (name, expected) in zip(values, output.items(), strict=True):
+        torch.testing.assert_close(value, expected, msg=name)
+    assert list(output)[:2] == ["loss", "logits"]
 
 
 @pytest.mark.parametrize("name", BACKBONES)

@@ -18,7 +18,7 @@ FEATURE_EXTRACTORS = {
     "waveform": Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True),
     "waveform without stored mask": Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=False),
     "log-mel": LogMelFeatureExtractor(),
-    "log-mel, 39 bins, stride 4": LogMelFeatureExtractor(num_mel_bins=39, stride=4),
+    "log-mel, 39 bins, stride 4": LogMelFeatureExtractor(39, 4, mean=np.linspace(5, 9, 39), std=np.linspace(2, 3, 39)),
 }
 
 
@@ -74,6 +74,22 @@ def test_a_louder_clip_has_all_its_log_mel_values_higher_by_the_same_amount():
         for factor in (1.0, 10.0)
     )
     np.testing.assert_allclose((loud - quiet).reshape(24, 41)[:, :-1], np.log(100.0), atol=1e-3)
+
+
+def test_fitted_log_mel_features_of_the_fitted_clips_have_mean_0_and_deviation_1_in_each_bin():
+    clips = [0.1 * noise(8_000), noise(400 + 31 * 160), noise(400 + 63 * 160, seed=1)]
+    extractor = LogMelFeatureExtractor(num_mel_bins=20, stride=1)
+    extractor.fit(clips)
+    frames = np.concatenate([extractor(clip, sampling_rate=16_000)["input_features"][0] for clip in clips])
+    np.testing.assert_allclose(frames[:, :-1].mean(0), 0.0, atol=1e-3)
+    np.testing.assert_allclose(frames[:, :-1].std(0), 1.0, atol=1e-3)
+    assert (frames[:, -1] == 0).all()
+
+
+def test_fitting_to_digital_silence_leaves_finite_features():
+    extractor = LogMelFeatureExtractor()
+    extractor.fit([np.zeros(4_000, np.float32)])
+    assert np.isfinite(extractor(noise(4_000), sampling_rate=16_000)["input_features"]).all()
 
 
 @given(own=lengths, others=st.lists(lengths, min_size=1, max_size=3), position=st.integers(0, 3))

@@ -98,7 +98,7 @@ class SerMtlTrainer(Trainer):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy == "group_by_length":
             batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-            return SeededLengthGroupedSampler(batch_size, dataset.lengths, self.args.seed)
+            return SeededLengthGroupedSampler(batch_size, dataset, self.args.seed)
         return super()._get_train_sampler(dataset)
 
     def _get_eval_sampler(self, eval_dataset: SpeechDataset) -> Sampler | None:

@@ -81,12 +81,15 @@ def test_a_mistake_is_said_once(command, launch, train, launcher) -> None:
     assert "speaker(s) of the test set" in lines[0]
 
 
-def test_two_processes_resume_in_the_middle_of_a_later_epoch(command, launch, train, tiny_config, tmp_path) -> None:
+@pytest.mark.parametrize("order", ["group_by_length", "random"])
+def test_two_processes_resume_in_the_middle_of_a_later_epoch(
+    command, launch, train, tiny_config, tmp_path, order
+) -> None:
     train |= {
         "config_name": tiny_config("wav2vec2", layerdrop=0.3),
         "num_train_epochs": 2,
         "per_device_train_batch_size": 2,
-        "train_sampling_strategy": "group_by_length",
+        "train_sampling_strategy": order,
         "augment": ["speed"],
         "save_strategy": "steps",
         "save_steps": 1,
@@ -97,7 +100,8 @@ def test_two_processes_resume_in_the_middle_of_a_later_epoch(command, launch, tr
         "test_file": None,
     }
     # 12 clips, 2 processes x 2 clips: 3 steps an epoch.
-    for options in ({}, {"output_dir": tmp_path / "resumed", "resume_from_checkpoint": tmp_path / "output/checkpoint-4"}):
+    again = {"output_dir": tmp_path / "resumed", "resume_from_checkpoint": tmp_path / "output" / "checkpoint-4"}
+    for options in ({}, again):
         result = launch("torchrun", command(**train | options))
         assert result.returncode == 0, result.stderr[-3000:]
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("output", "resumed"))

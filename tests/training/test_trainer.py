@@ -1,0 +1,288 @@
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+
+from modeling_ser_mtl import TASKS, SerMtlModel
+from modeling_ser_mtl.data.collator import SerMtlCollator
+from modeling_ser_mtl.data.dataset import LabelNames, SpeechDataset
+from modeling_ser_mtl.losses_ser_mtl import swfc_loss
+from modeling_ser_mtl.training.arguments import SerMtlTrainingArguments
+from modeling_ser_mtl.training.trainer import SerMtlTrainer, swfc_metric, whole_clips
+
+BACKBONES = ("wav2vec2-layer", "wav2vec2-bert")
+LABELS = LabelNames(["anger", "joy", "neutral"], ["female", "male"], ["c/0", "c/1", "c/2", "c/3"])
+# One clip per row; "" is unknown.
+CLIPS = pd.DataFrame(
+    [
+        ("anger", "female", "c/0", "ab", 9_000),
+        ("joy", "male", "c/1", "b a", 6_000),
+        ("", "female", "c/2", "", 7_500),
+        ("neutral", "", "c/3", "cab", 5_000),
+        ("anger", "male", "", "abc", 8_000),
+        ("joy", "female", "c/0", "", 4_000),
+        ("", "", "c/1", "it's", 9_500),
+        ("neutral", "male", "c/3", "b", 6_500),
+    ],
+    columns=["emotion", "gender", "speaker", "text", "length"],
+).assign(corpus="c", audio=[f"{index}.wav" for index in range(8)])
+
+
+def make_dataset(table: pd.DataFrame = CLIPS, max_seconds: float = 20.0, training: bool = False) -> SpeechDataset:
+    """Noise of the table's lengths, decoded from memory."""
+    audio = []
+    for index, length in enumerate(table["length"]):
+        file = io.BytesIO()
+        wave = 0.1 * np.random.default_rng(index).standard_normal(length)
+        soundfile.write(file, wave, 16_000, format="WAV", subtype="FLOAT")
+        audio.append(file.getvalue())
+    return SpeechDataset(table, audio, LABELS, max_seconds=max_seconds, training=training)
+
+
+# The new name is not there yet in the oldest transformers.
+pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
+
+
+@pytest.fixture
+def make_trainer(tmp_path, make_processor):
+    """A trainer of a model in `config` on `train_dataset`, with plain SGD unless the options say otherwise."""
+
+    def make(config, train_dataset=None, **options) -> SerMtlTrainer:
+        torch.manual_seed(0)
+        quiet = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "disable_tqdm": True}
+        plain = {"optim": "sgd", "weight_decay": 0.0, "warmup_steps": 0, "lr_scheduler_type": "constant"}
+        args = {"output_dir": tmp_path, "use_cpu": True, "report_to": "none", "logging_steps": 1} | quiet | plain
+        processor = make_processor(config)
+        config.vocab_size = len(processor.tokenizer)
+        return SerMtlTrainer(
+            model=SerMtlModel(config),
+            args=SerMtlTrainingArguments(**(args | options)),
+            processing_class=processor,
+            train_dataset=train_dataset,
+            data_collator=SerMtlCollator(processor),
+        )
+
+    return make
+
+
+# Training
+
+
+@pytest.mark.parametrize("name", ["wav2vec2-group", "wav2vec2-layer", "wav2vec2-bert"])
+def test_training_moves_every_parameter_with_layerdrop_spec_augment_and_checkpointing(plain_config, make_trainer, name):
+    backbone = {"layerdrop": 0.2, "mask_time_prob": 0.3, "mask_time_length": 2, "hidden_dropout": 0.1}
+    config = plain_config(name, backbone=backbone, fusion_dropout=0.1)
+    trainer = make_trainer(
+        config,
+        make_dataset(training=True),
+        optim="adamw_torch",
+        learning_rate=1e-3,
+        max_steps=6,
+        per_device_train_batch_size=4,
+        gradient_checkpointing=True,
+    )
+    before = {key: value.detach().clone() for key, value in trainer.model.named_parameters()}
+    trainer.train()
+    unmoved = [key for key, value in trainer.model.named_parameters() if torch.equal(before[key], value)]
+    assert unmoved == []
+    assert all(value.isfinite().all() for value in trainer.model.parameters())
+
+
+def test_the_log_has_the_loss_of_every_task_and_their_weighted_sum(plain_config, make_trainer):
+    config = plain_config("wav2vec2-layer", task_weights={"emotion": 1.0, "gender": 0.5, "speaker": 0.2, "asr": 0.3})
+    trainer = make_trainer(config, make_dataset(training=True), max_steps=2, per_device_train_batch_size=8)
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    assert len(logs) == 2
+    for log in logs:
+        total = sum(config.task_weights[task] * log[f"loss_{task}"] for task in TASKS)
+        total += config.swfc_weight * log["loss_swfc"]
+        assert log["loss"] == pytest.approx(total, abs=1e-3)
+
+
+def test_the_logged_losses_are_means_since_the_last_log(plain_config, make_trainer):
+    logs = []
+    for steps in (1, 4):
+        trainer = make_trainer(
+            plain_config("wav2vec2-layer"),
+            make_dataset(training=True),
+            learning_rate=0.0,
+            max_steps=4,
+            per_device_train_batch_size=2,
+            logging_steps=steps,
+        )
+        trainer.train()
+        logs.append([log for log in trainer.state.log_history if "loss" in log])
+    every, once = logs
+    assert len(every) == 4 and len(once) == 1
+    for task in TASKS:
+        assert once[0][f"loss_{task}"] == pytest.approx(np.mean([log[f"loss_{task}"] for log in every]), abs=1e-3)
+
+
+def test_a_loss_that_is_nan_shows_in_the_log(plain_config, make_trainer):
+    trainer = make_trainer(plain_config("wav2vec2-layer"), make_dataset(training=True), max_steps=1)
+    with torch.no_grad():
+        trainer.model.gender_classifier.bias.fill_(torch.nan)
+    trainer.train()
+    log = next(log for log in trainer.state.log_history if "loss_gender" in log)
+    assert np.isnan(log["loss_gender"]) and np.isfinite(log["loss_speaker"])
+
+
+def test_accumulated_small_batches_give_the_weights_of_one_large_batch(plain_config, make_trainer):
+    table = CLIPS.assign(gender=["female", "male"] * 4)
+    weights = []
+    for accumulation, size in [(4, 2), (1, 8)]:
+        trainer = make_trainer(
+            plain_config("wav2vec2-layer", tasks=("gender",)),
+            make_dataset(table, training=True),
+            learning_rate=0.5,
+            max_grad_norm=0.0,
+            max_steps=2,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulation,
+        )
+        before = trainer.model.gender_classifier.weight.detach().clone()
+        trainer.train()
+        assert (trainer.model.gender_classifier.weight - before).abs().max() > 1e-3
+        weights.append(trainer.model.state_dict())
+    for key in weights[0]:
+        torch.testing.assert_close(weights[0][key], weights[1][key], rtol=1e-4, atol=1e-5)
+
+
+def test_the_backbone_and_the_heads_have_their_own_learning_rates(plain_config, make_trainer):
+    trainer = make_trainer(
+        plain_config("wav2vec2-layer"), learning_rate=1e-5, head_learning_rate=1e-3, weight_decay=0.1
+    )
+    groups = trainer.create_optimizer().param_groups
+    rates = {id(parameter): (group["lr"], group["weight_decay"]) for group in groups for parameter in group["params"]}
+    decayed = trainer.get_decay_parameter_names(trainer.model)
+    for name, parameter in trainer.model.named_parameters():
+        expected = 1e-5 if name.startswith("backbone.") else 1e-3, 0.1 if name in decayed else 0.0
+        assert rates.pop(id(parameter)) == expected
+    assert rates == {}
+
+
+def test_frozen_parameters_are_not_optimised(plain_config, make_trainer):
+    trainer = make_trainer(plain_config("wav2vec2-layer"), head_learning_rate=1e-3)
+    trainer.model.freeze_feature_encoder()
+    frozen = {id(parameter) for parameter in trainer.model.backbone.feature_extractor.parameters()}
+    optimised = {id(p) for group in trainer.create_optimizer().param_groups for p in group["params"]}
+    assert frozen and not frozen & optimised
+
+
+def test_grouping_by_length_is_the_same_order_for_the_same_seed_and_epoch(plain_config, make_trainer):
+    options = {"train_sampling_strategy": "group_by_length", "per_device_train_batch_size": 2}
+    table = pd.concat([CLIPS] * 4, ignore_index=True)
+    orders = []
+    for seed in (1, 1, 2):
+        dataset = make_dataset(table, training=True)
+        sampler = make_trainer(plain_config("wav2vec2-layer"), dataset, seed=seed, **options)._get_train_sampler()
+        first = list(sampler)
+        dataset.set_epoch(1)
+        orders.append([first, list(sampler)])
+    assert orders[0] == orders[1] != orders[2]
+    assert orders[0][0] != orders[0][1]
+    assert sorted(orders[0][0]) == list(range(32))
+
+
+# Evaluation
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_metrics_do_not_depend_on_the_batch_size(plain_config, make_trainer, name):
+    results = []
+    for size in (1, 3, 8):
+        trainer = make_trainer(plain_config(name), per_device_eval_batch_size=size)
+        metrics = trainer.evaluate(make_dataset(max_seconds=0.4))
+        results.append({key: value for key, value in metrics.items() if not key.endswith(("time", "per_second"))})
+    for result in results[1:]:
+        assert result == pytest.approx(results[0], abs=1e-4)
+    expected = {"emotion_macro_f1", "gender_uar", "speaker_eer", "asr_wer", "loss", "loss_swfc"}
+    assert {f"eval_{metric}" for metric in expected | {f"loss_{task}" for task in TASKS}} <= set(results[0])
+
+
+def test_the_evaluation_loss_is_the_weighted_sum_of_the_task_losses_without_swfc(plain_config, make_trainer):
+    trainer = make_trainer(plain_config("wav2vec2-layer"))
+    metrics = trainer.evaluate(make_dataset())
+    weights = trainer.model.config.task_weights
+    assert metrics["eval_loss"] == pytest.approx(sum(weights[task] * metrics[f"eval_loss_{task}"] for task in TASKS))
+
+
+def test_clip_losses_are_nan_without_a_label_and_averaged_over_the_others(plain_config, make_trainer):
+    trainer = make_trainer(plain_config("wav2vec2-layer"), per_device_eval_batch_size=3)
+    dataset = make_dataset()
+    output = trainer.predict(dataset)
+    losses = output.predictions.losses
+    for task, column in {"emotion": "emotion", "gender": "gender", "speaker": "speaker", "asr": "text"}.items():
+        known = (CLIPS[column] != "").to_numpy()
+        np.testing.assert_array_equal(~np.isnan(losses[task]), known)
+        assert output.metrics[f"test_loss_{task}"] == pytest.approx(losses[task][known].mean(), rel=1e-5)
+        # The same clips in one batch through the model alone.
+        batch = trainer.data_collator([dataset[index] for index in known.nonzero()[0]])
+        batch.pop("clip_index")
+        with torch.no_grad():
+            expected = trainer.model.eval()(**batch).task_losses[task].item()
+        assert output.metrics[f"test_loss_{task}"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_split_without_labels_gives_predictions_and_no_metric_of_a_task(plain_config, make_trainer):
+    trainer = make_trainer(plain_config("wav2vec2-layer"))
+    output = trainer.predict(make_dataset(CLIPS.assign(emotion="", gender="", speaker="", text="")))
+    assert output.predictions.emotion_probabilities.shape == (8, 3)
+    np.testing.assert_allclose(output.predictions.emotion_probabilities.sum(1), 1.0, rtol=1e-5)
+    assert not [name for name in output.metrics if "loss" in name or name.removeprefix("test_").startswith(TASKS)]
+
+
+@pytest.mark.parametrize("tasks", [("emotion",), ("gender", "asr"), ("speaker",)])
+def test_a_model_with_fewer_tasks_trains_and_has_their_metrics_only(plain_config, make_trainer, tasks):
+    trainer = make_trainer(plain_config("wav2vec2-layer", tasks=tasks), make_dataset(training=True), max_steps=1)
+    trainer.train()
+    metrics = trainer.evaluate(make_dataset())
+    found = {task for task in TASKS for name in metrics if name.startswith((f"eval_{task}_", f"eval_loss_{task}"))}
+    assert found == set(tasks)
+
+
+def test_the_windows_of_a_long_clip_are_averaged_and_their_texts_joined(plain_config, make_processor):
+    processor = make_processor(plain_config("wav2vec2-layer"))
+    dataset = make_dataset(CLIPS[:3])
+    a, b, blank = *processor.tokenizer.convert_tokens_to_ids(["a", "b"]), processor.tokenizer.pad_token_id
+    kept = {
+        "emotion": np.array([[0.5, 0.5, 0.0], [0.9, 0.1, 0.0], [0.1, 0.7, 0.2], [0.0, 0.0, 1.0]]),
+        "gender": np.array([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0], [0.2, 0.8]]),
+        "speaker": np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, -1.0]]),
+        "asr": np.array([[a, blank, a], [blank, -100, -100], [a, b, -100], [b, b, b]]),
+        "loss_gender": np.array([0.5, 1.0, 3.0, np.nan]),
+    }
+    predictions = whole_clips(kept, np.array([0, 1, 1, 2]), dataset, processor)
+    np.testing.assert_allclose(predictions.emotion_probabilities, [[0.5, 0.5, 0.0], [0.5, 0.4, 0.1], [0, 0, 1.0]])
+    np.testing.assert_allclose(predictions.gender_probabilities, [[0.5, 0.5], [0.5, 0.5], [0.2, 0.8]])
+    np.testing.assert_allclose(predictions.speaker_embeddings, [[1.0, 0.0], [0.5, 0.5], [0.0, -1.0]])
+    assert predictions.transcripts == ["aa", "ab", "b"]
+    np.testing.assert_allclose(predictions.losses["gender"], [0.5, 2.0, np.nan])
+    assert predictions.references == ["ab", "b a", ""] and predictions.speakers == ["c/0", "c/1", "c/2"]
+
+
+def test_a_long_clip_is_predicted_as_the_mean_of_its_windows(plain_config, make_trainer):
+    trainer = make_trainer(plain_config("wav2vec2-layer"), per_device_eval_batch_size=3)
+    dataset = make_dataset(max_seconds=0.2)
+    assert len(dataset) > len(CLIPS)
+    probabilities = trainer.predict(dataset).predictions.emotion_probabilities
+    waveform = soundfile.read(io.BytesIO(dataset.audio[0]), dtype="float32")[0]
+    with torch.no_grad():
+        logits = [
+            trainer.model(**trainer.processing_class(window, sampling_rate=16_000)).logits
+            for window in np.array_split(waveform, 3)
+        ]
+    np.testing.assert_allclose(probabilities[0], torch.cat(logits).softmax(-1).mean(0), atol=1e-5)
+
+
+def test_swfc_of_a_split_is_the_loss_over_its_clips_and_absent_without_labels(plain_config):
+    config = plain_config("wav2vec2-layer", emotion_class_counts=[4, 2, 1])
+    embeddings = np.random.default_rng(0).standard_normal((9, 5)).astype(np.float32)
+    labels = np.array([0, 0, 1, 1, 2, -100, 0, 2, -100])
+    expected = swfc_loss(torch.tensor(embeddings), torch.tensor(labels), [4, 2, 1]).item()
+    assert swfc_metric(embeddings, labels, config) == {"loss_swfc": pytest.approx(expected)}
+    assert swfc_metric(embeddings, np.full(9, -100), config) == {}
