@@ -65,7 +65,7 @@ class SpeechDataset(torch.utils.data.Dataset):
         self.augmentation = augmentation
         self.training = training
         self.seed = seed
-        self.epoch = 0
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it move
         self.emotion_labels = encode_labels(table["emotion"], labels.emotion)
         self.gender_labels = encode_labels(table["gender"], labels.gender)
         self.speaker_labels = encode_labels(table["speaker"], labels.speaker)
@@ -90,7 +90,12 @@ class SpeechDataset(torch.utils.data.Dataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Moves the random draws to `epoch`."""
-        self.epoch = epoch
+        self._epoch.fill_(epoch)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the random draws."""
+        return int(self._epoch)
 
     def __len__(self) -> int:
         return len(self.items)

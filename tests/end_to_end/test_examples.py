@@ -1,0 +1,120 @@
+"""What lies in examples/ and stands in the README runs as written."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import run_ser_mtl
+from modeling_ser_mtl.training.parser import parse_arguments
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def shortened(corpus: Path, path: Path, clips_per_speaker: int) -> Path:
+    """A manifest of each speaker's clips, evenly spread, with absolute paths."""
+    table = pd.read_csv(corpus / "manifest.csv", dtype=str, keep_default_na=False)
+    table = pd.concat(
+        group.iloc[np.linspace(0, len(group) - 1, clips_per_speaker).astype(int)]
+        for _, group in table.groupby("speaker_id")
+    )
+    table["audio"] = [str(corpus / audio) for audio in table["audio"]]
+    path.parent.mkdir(parents=True)
+    table.to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
+def run_recipe(monkeypatch, tmp_path):
+    """Runs a recipe for two steps on a shortened manifest and returns its metrics."""
+
+    def run(recipe: str, manifest: Path, *options: str) -> dict[str, float]:
+        monkeypatch.chdir(ROOT)
+        argv = [f"examples/recipes/{recipe}", "--train_file", str(manifest), "--output_dir", str(tmp_path / "output")]
+        argv += ["--max_steps", "2", "--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", "2"]
+        return run_ser_mtl.run(*parse_arguments([*argv, "--save_steps", "2", "--disable_tqdm", "True", *options]))
+
+    return run
+
+
+def test_the_ravdess_recipe_trains_and_tests_a_fold_on_real_speech(corpora, run_recipe, tmp_path) -> None:
+    manifest = shortened(corpora / "ravdess", tmp_path / "ravdess" / "manifest.csv", 4)
+    metrics = run_recipe("ravdess.yaml", manifest, "--fold", "5")
+    predictions = pd.read_csv(tmp_path / "output" / "predictions.csv", dtype=str)
+    assert set(predictions["true_speaker_id"]) == {"21", "22", "23", "24"}
+    assert {"predict_emotion_uar", "predict_gender_uar", "predict_speaker_eer", "predict_asr_wer"} <= set(metrics)
+
+
+def test_the_emodb_recipe_leaves_one_speaker_out_and_keeps_four_emotions(corpora, run_recipe, tmp_path) -> None:
+    manifest = shortened(corpora / "emodb", tmp_path / "emodb" / "manifest.csv", 6)
+    metrics = run_recipe("emodb.yaml", manifest, "--fold", "2")
+    predictions = pd.read_csv(tmp_path / "output" / "predictions.csv", dtype=str)
+    assert predictions["true_speaker_id"].nunique() == 1
+    assert [name for name in predictions if name.startswith("p_")] == [
+        "p_anger",
+        "p_happiness",
+        "p_neutral",
+        "p_sadness",
+    ]
+    assert "predict_emotion_uar" in metrics
+
+
+def test_the_tiny_wav2vec2_backbone_trains_from_waveforms(corpora, run_recipe, tmp_path) -> None:
+    manifest = shortened(corpora / "ravdess", tmp_path / "ravdess" / "manifest.csv", 2)
+    metrics = run_recipe("ravdess.yaml", manifest, "--config_name", "examples/backbones/tiny-wav2vec2.json")
+    config = json.loads((tmp_path / "output" / "config.json").read_text())
+    assert config["backbone_config"]["model_type"] == "wav2vec2"
+    assert "predict_emotion_uar" in metrics
+
+
+def test_the_summary_of_folds_gives_their_mean(tmp_path) -> None:
+    for fold, uar in enumerate((0.4, 0.6)):
+        (tmp_path / f"fold-{fold}").mkdir()
+        (tmp_path / f"fold-{fold}" / "all_results.json").write_text(json.dumps({"predict_emotion_uar": uar}))
+    script = [sys.executable, str(ROOT / "examples" / "summarize_folds.py")]
+    result = subprocess.run(
+        [*script, *sorted(map(str, tmp_path.iterdir()))], capture_output=True, text=True, check=True
+    )
+    mean = next(line for line in result.stdout.splitlines() if line.startswith("mean"))
+    assert float(mean.split()[1]) == 0.5
+
+
+def test_every_command_of_the_readme_has_options_that_exist() -> None:
+    commands = re.findall(
+        r"run_ser_mtl\.py ((?:[^\n`]|\\\n)*)", "\n".join(re.findall(r"```bash\n(.*?)```", README, re.S))
+    )
+    assert len(commands) >= 3
+    for command in commands:
+        arguments = shlex.split(command.replace("\\\n", " "))
+        if arguments[0].endswith(".yaml"):
+            arguments[0] = str(ROOT / arguments[0])
+        parse_arguments(arguments)
+
+
+@pytest.mark.slow
+def test_the_quickstart_reaches_its_figures_and_its_model_predicts_as_the_readme_says(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("espeakng_loader")
+    monkeypatch.chdir(ROOT)
+    output = tmp_path / "outputs" / "quickstart"
+    argv = ["examples/quickstart.yaml", "--output_dir", str(output), "--disable_tqdm", "True"]
+    metrics = run_ser_mtl.run(*parse_arguments(argv))
+    assert metrics["predict_emotion_macro_f1"] >= 0.70
+    assert metrics["predict_gender_uar"] >= 0.95
+    assert metrics["predict_asr_wer"] < 0.6
+    assert metrics["predict_speaker_eer"] < 0.35
+
+    monkeypatch.chdir(tmp_path)
+    code = re.search(r"```python\n(.*?)```", README, re.S).group(1)
+    names = {"waveform": np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)}
+    with torch.no_grad():
+        exec(code, names)  # the README's own text
+    assert names["outputs"].logits.shape == (1, 4)
+    assert names["outputs"].speaker_embeddings.shape == (1, 192)
