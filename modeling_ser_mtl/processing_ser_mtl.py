@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin, SeamlessM4TFeatureExtractor
 
 IGNORE_INDEX = -100
+TWO_FRAMES = 400 + 160  # samples of two log-mel frames: 25 ms every 10 ms at 16 kHz
 
 
 class LogMelFeatureExtractor(SeamlessM4TFeatureExtractor):
@@ -16,8 +17,8 @@ class LogMelFeatureExtractor(SeamlessM4TFeatureExtractor):
     The log-mel features of `SeamlessM4TFeatureExtractor`, standardised by statistics of the training clips instead of
     each clip's own, so that loudness and spectral tilt, which carry emotion, reach the encoder.
 
-    A channel of zeros follows the mel bins of each frame: the encoder's first LayerNorm subtracts a frame's mean, and the
-    zeros are what it can then be told from.
+    A channel of zeros follows the mel bins of each frame: the encoder's first LayerNorm subtracts a frame's mean, and
+    the zeros are what it can then be told from.
 
     Args:
         num_mel_bins (`int`, *optional*, defaults to 79): mel bins of a frame, which has one channel more.
@@ -110,6 +111,10 @@ class SerMtlProcessor(ProcessorMixin):
         Raises:
             ValueError: another sampling rate than the feature extractor's.
         """
+        if isinstance(self.feature_extractor, SeamlessM4TFeatureExtractor):
+            # Its mask marks a stack by the second frame: a clip of one frame would have none.
+            batch = [audio] if isinstance(audio, np.ndarray) and audio.ndim == 1 else audio
+            audio = [np.pad(clip, (0, max(0, TWO_FRAMES - len(clip)))) for clip in batch]
         inputs = self.feature_extractor(
             audio,
             sampling_rate=sampling_rate,

@@ -65,6 +65,7 @@ class SpeechDataset(torch.utils.data.Dataset):
         self.augmentation = augmentation
         self.training = training
         self.seed = seed
+        self._loaded: tuple[int, np.ndarray] | None = None
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it move
         self.emotion_labels = encode_labels(table["emotion"], labels.emotion)
         self.gender_labels = encode_labels(table["gender"], labels.gender)
@@ -82,6 +83,12 @@ class SpeechDataset(torch.utils.data.Dataset):
         """Equal consecutive windows of at most `max_samples`."""
         bounds = np.linspace(0, length, -(-length // self.max_samples) + 1).round().astype(int)
         return list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
+
+    def _load(self, clip: int) -> np.ndarray:
+        # The windows of a long clip come one after another: it is decoded once for all.
+        if self._loaded is None or self._loaded[0] != clip:
+            self._loaded = clip, load_audio(self.audio[clip])
+        return self._loaded[1]
 
     @property
     def lengths(self) -> list[int]:
@@ -102,7 +109,7 @@ class SpeechDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray | int | str]:
         clip, start, end = self.items[index]
-        waveform, text = load_audio(self.audio[clip]), self.transcripts[clip]
+        waveform, text = self._load(clip), self.transcripts[clip]
         if self.training:
             if self.augmentation is not None:
                 waveform = self.augmentation(waveform, self.epoch, clip)

@@ -50,7 +50,11 @@ def hold_out_speakers(table: pd.DataFrame, fraction: float, seed: int) -> tuple[
     for groups in (strata, speakers.groupby("has_emotion"), speakers.groupby("gender"), [("all", speakers)]):
         for _, group in groups:
             if len(group) > 1 and held_out.isdisjoint(group.index):
-                held_out.add(group.index[0])
+                # Not the last one to train with emotions, or without, unless nothing else is left to hold out.
+                training = speakers.drop(index=list(held_out))["has_emotion"].value_counts()
+                spare = [speaker for speaker in group.index if training[speakers.at[speaker, "has_emotion"]] > 1]
+                if spare or not held_out:
+                    held_out.add((spare or group.index)[0])
 
     is_validation = table["speaker"].isin(held_out).to_numpy()
     return np.flatnonzero(~is_validation), np.flatnonzero(is_validation)

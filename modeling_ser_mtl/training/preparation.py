@@ -59,8 +59,8 @@ def prepare_splits(
         The sets by name, and a table `manifest,row,audio,reason` of the clips that were skipped.
 
     Raises:
-        InputError: nothing to do, no source or several, data that can't be read, a set that is needed and not there, more
-            unusable clips than `--max_skipped`, or speakers shared between sets.
+        InputError: nothing to do, no source or several, data that can't be read, a set that is needed and not there,
+            more unusable clips than `--max_skipped`, or speakers shared between sets.
     """
     if not (do_train or do_eval or do_predict):
         raise InputError("nothing to do; give --do_train, --do_eval or --do_predict")

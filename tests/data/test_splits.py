@@ -177,3 +177,11 @@ def test_positions_are_integers_that_iloc_takes():
     table = make_table(corpus("a", 4, 4))
     for positions in (*hold_out_speakers(table, 0.3, 0), *speaker_folds(table, 2, 1)):
         assert np.issubdtype(positions.dtype, np.integer)
+
+
+def test_the_only_two_speakers_with_emotions_are_never_both_held_out() -> None:
+    rows = [("a", "female", "anger"), ("b", "male", "anger"), ("c", "female", ""), ("d", "male", "")]
+    table = pd.DataFrame([{"speaker": s, "gender": g, "emotion": e} for s, g, e in rows])
+    for seed in range(20):
+        train, validation = hold_out_speakers(table, 0.15, seed)
+        assert set(table["emotion"].iloc[train]) == set(table["emotion"].iloc[validation]) == {"anger", ""}

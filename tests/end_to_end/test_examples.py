@@ -89,7 +89,7 @@ def test_the_summary_of_folds_gives_their_mean(tmp_path) -> None:
 
 def test_every_command_of_the_readme_has_options_that_exist() -> None:
     commands = re.findall(
-        r"run_ser_mtl\.py ((?:[^\n`]|\\\n)*)", "\n".join(re.findall(r"```bash\n(.*?)```", README, re.S))
+        r"run_ser_mtl\.py ((?:\\\n|[^\n])*)", "\n".join(re.findall(r"```bash\n(.*?)```", README, re.S))
     )
     assert len(commands) >= 3
     for command in commands:

@@ -27,7 +27,8 @@ COLUMNS = {"emotion": "emotion", "gender": "gender", "speaker": "speaker_id", "a
 @pytest.fixture
 def gradients(tiny_config, tmp_path) -> Callable[[pd.DataFrame], dict[str, dict[str, torch.Tensor]]]:
     """The gradients of each task's own weights for one batch of all clips of a table (fixed model, no dropout)."""
-    path = tiny_config("wav2vec2", hidden_dropout=0.0, attention_dropout=0.0, apply_spec_augment=False)
+    dropouts = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout")
+    path = tiny_config("wav2vec2", apply_spec_augment=False, **dict.fromkeys(dropouts, 0.0))
     labels = LabelNames(["anger", "sadness"], ["female", "male"], [f"{tmp_path.name}/s{i}" for i in range(6)])
     arguments = ModelArguments(config_name=str(path))
     config = load_config(arguments)
@@ -38,9 +39,8 @@ def gradients(tiny_config, tmp_path) -> Callable[[pd.DataFrame], dict[str, dict[
 
     def compute(table: pd.DataFrame) -> dict[str, dict[str, torch.Tensor]]:
         table.to_csv(tmp_path / "batch.csv", index=False)
-        split, _ = drop_unusable(
-            load_manifest_splits({"train": [str(tmp_path / "batch.csv")]}, ["emotion"])["train"], 1
-        )
+        splits = load_manifest_splits({"train": [str(tmp_path / "batch.csv")]}, ["emotion"])
+        split, _ = drop_unusable(splits["train"], num_workers=1)
         dataset = SpeechDataset(split.table, split.audio, labels, max_seconds=20, training=True)
         batch = SerMtlCollator(processor)([dataset[index] for index in range(len(dataset))])
         model.zero_grad(set_to_none=False)

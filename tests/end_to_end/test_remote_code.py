@@ -54,9 +54,8 @@ def test_auto_classes_load_a_run_where_the_package_cannot_be_imported(
     elsewhere.mkdir()
     shutil.copytree(tmp_path / "output", elsewhere / "model", ignore=shutil.ignore_patterns("checkpoint-*"))
     random = np.random.default_rng(0)
-    clips = {
-        name: random.uniform(-0.5, 0.5, size).astype("float32") for name, size in (("long", 9_000), ("short", 800))
-    }
+    sizes = {"long": 9_000, "short": 800}
+    clips = {name: random.uniform(-0.5, 0.5, size).astype("float32") for name, size in sizes.items()}
     np.savez(elsewhere / "clips.npz", **clips)
 
     processor = SerMtlProcessor.from_pretrained(tmp_path / "output")

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from datasets import Audio, ClassLabel, Dataset, DatasetDict
+from datasets import Audio, ClassLabel, Dataset
 from transformers import AutoModelForAudioClassification
 
 import run_ser_mtl
