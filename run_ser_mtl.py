@@ -15,6 +15,7 @@ from modeling_ser_mtl.data.collator import SerMtlCollator
 from modeling_ser_mtl.data.dataset import SpeechDataset
 from modeling_ser_mtl.data.errors import InputError
 from modeling_ser_mtl.evaluation.report import results_table, write_predictions
+from modeling_ser_mtl.evaluation.verification import read_trials
 from modeling_ser_mtl.hub.model_card import write_model_card
 from modeling_ser_mtl.training.arguments import DataArguments, ModelArguments, SerMtlTrainingArguments
 from modeling_ser_mtl.training.builders import (
@@ -65,6 +66,10 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: SerMtlTraini
         for name, split in splits.items()
     }
 
+    trials = None
+    if data_args.trials_file is not None and args.do_predict:
+        trials = read_trials(data_args.trials_file, tables["test"]["audio"].tolist())
+
     # Model.
     counts = None
     if args.do_train:
@@ -82,7 +87,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: SerMtlTraini
         model=model,
         args=args,
         processing_class=processor,
-        trials_file=data_args.trials_file,
+        test_trials=trials,
         data_collator=SerMtlCollator(processor),
         train_dataset=datasets.get("train") if args.do_train else None,
         eval_dataset=datasets.get("validation"),

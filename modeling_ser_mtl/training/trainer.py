@@ -14,7 +14,7 @@ from ..configuration_ser_mtl import SerMtlConfig
 from ..data.dataset import SpeechDataset
 from ..data.samplers import SeededLengthGroupedSampler
 from ..evaluation.metrics import Predictions, compute_metrics
-from ..evaluation.verification import read_trials
+from ..evaluation.verification import Trials
 from ..modeling_ser_mtl import SerMtlModel, config_swfc_loss
 from ..processing_ser_mtl import SerMtlProcessor
 from .arguments import SerMtlTrainingArguments
@@ -31,8 +31,8 @@ class SerMtlTrainer(Trainer):
         model ([`SerMtlModel`]): the model.
         args ([`SerMtlTrainingArguments`]): how it is trained.
         processing_class ([`SerMtlProcessor`]): saved with every checkpoint; decodes transcripts.
-        trials_file (`str`, *optional*): verification trials of the evaluated split, see
-            [`~evaluation.verification.read_trials`].
+        test_trials (`tuple[np.ndarray, np.ndarray]`, *optional*): verification trials of the set that is predicted, see
+            [`~evaluation.verification.read_trials`]; elsewhere they are drawn.
         **kwargs: as in `Trainer`; datasets are [`~data.dataset.SpeechDataset`].
     """
 
@@ -41,11 +41,11 @@ class SerMtlTrainer(Trainer):
         model: SerMtlModel,
         args: SerMtlTrainingArguments,
         processing_class: SerMtlProcessor,
-        trials_file: str | None = None,
+        test_trials: Trials | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(model=model, args=args, processing_class=processing_class, **kwargs)
-        self.trials_file = trials_file
+        self.test_trials = test_trials
         self._task_losses: dict[str, list[Tensor]] = defaultdict(list)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -150,7 +150,7 @@ class SerMtlTrainer(Trainer):
             emotion_labels=config.emotion_labels,
             gender_labels=config.gender_labels,
             seed=self.args.seed,
-            trials=read_trials(self.trials_file, predictions.audio) if self.trials_file else None,
+            trials=self.test_trials if metric_key_prefix == "predict" else None,
         )
         if "emotion" in config.tasks and config.swfc_weight:
             metrics |= swfc_metric(

@@ -293,3 +293,11 @@ def test_the_same_seed_gives_the_same_metrics(command, train, tmp_path) -> None:
     assert {f"predict_{name}": first[f"predict_{name}"] for name in names(first, "predict_")} == {
         f"predict_{name}": second[f"predict_{name}"] for name in names(second, "predict_")
     }
+
+
+def test_given_trials_score_the_test_set_only(command, train, clips, tmp_path) -> None:
+    audio = clips.loc[clips["speaker_id"].isin(["s4", "s5"]), ["audio", "speaker_id"]].values.tolist()
+    trials = [f"{int(a[1] == b[1])} {a[0]} {b[0]}" for a, b in zip(audio, audio[1:] + audio[:1], strict=True)]
+    (tmp_path / "trials.txt").write_text("\n".join(trials))
+    metrics = run_ser_mtl.run(*parse_arguments(command(**train, trials_file=tmp_path / "trials.txt")))
+    assert "predict_speaker_eer" in metrics and "eval_speaker_eer" in metrics

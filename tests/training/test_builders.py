@@ -1,0 +1,113 @@
+"""Where a model's configuration, processor and weights come from."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    SeamlessM4TFeatureExtractor,
+    Wav2Vec2FeatureExtractor,
+)
+
+import run_ser_mtl
+from modeling_ser_mtl.data.dataset import LabelNames
+from modeling_ser_mtl.data.errors import InputError
+from modeling_ser_mtl.training.arguments import ModelArguments
+from modeling_ser_mtl.training.builders import build_model, build_processor, load_config
+from modeling_ser_mtl.training.parser import parse_arguments
+
+LABELS = LabelNames(["anger", "sadness"], ["female", "male"], ["c/1", "c/2", "c/3"])
+
+
+@pytest.fixture(params=["wav2vec2", "wav2vec2-bert"])
+def published_encoder(request, tiny_config, tmp_path) -> str:
+    """A folder like a published encoder's: its own weights and feature extractor, nothing of this project."""
+    values = json.loads(tiny_config(request.param).read_text())["backbone_config"]
+    folder = tmp_path / "encoder"
+    AutoModel.from_config(AutoConfig.for_model(**values)).save_pretrained(folder)
+    extractor = Wav2Vec2FeatureExtractor() if request.param == "wav2vec2" else SeamlessM4TFeatureExtractor()
+    extractor.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_published_encoder_keeps_its_weights_and_its_feature_extractor(published_encoder) -> None:
+    args = ModelArguments(model_name_or_path=published_encoder)
+    config = load_config(args)
+    processor = build_processor(args, config, None)
+    model = build_model(args, config, processor, LABELS, [3, 2])
+    source = AutoModel.from_pretrained(published_encoder)
+    weights = model.backbone.state_dict()
+    assert weights.keys() == source.state_dict().keys()
+    assert all(torch.equal(weights[name], value) for name, value in source.state_dict().items())
+    assert model.main_input_name in processor.model_input_names
+    assert type(processor.feature_extractor) in (Wav2Vec2FeatureExtractor, SeamlessM4TFeatureExtractor)
+    assert model.config.num_speakers == 3 and model.config.emotion_labels == LABELS.emotion
+
+
+def test_a_run_starts_from_a_published_encoder_and_then_continues_its_own(
+    published_encoder, command, manifest, tmp_path
+) -> None:
+    data = {"train_file": manifest("a.csv", [0, 1, 2, 3]), "do_train": True, "validation_speakers": 0.5}
+    run_ser_mtl.run(*parse_arguments(command(model_name_or_path=published_encoder, **data)))
+    first = tmp_path / "output"
+    again = command(model_name_or_path=first, output_dir=tmp_path / "again", learning_rate=0, weight_decay=0, **data)
+    run_ser_mtl.run(*parse_arguments(again))
+    before, after = (AutoModel.from_pretrained(folder).state_dict() for folder in (first, tmp_path / "again"))
+    encoder = [name for name in before if name.startswith("backbone.")]
+    assert encoder and all(torch.equal(before[name], after[name]) for name in encoder)
+    assert pd.Series(json.loads((first / "vocab.json").read_text())).equals(
+        pd.Series(json.loads((tmp_path / "again" / "vocab.json").read_text()))
+    )
+
+
+def test_options_override_the_configuration_file(tiny_config) -> None:
+    args = ModelArguments(
+        config_name=str(tiny_config()),
+        tasks=["gender", "emotion"],
+        fusion="concat",
+        task_weights=["gender=.5"],
+        swfc_weight=0.0,
+        layerdrop=0.25,
+        spec_augment=False,
+    )
+    config = load_config(args)
+    assert config.tasks == ["emotion", "gender"] and config.fusion == "concat" and config.swfc_weight == 0.0
+    assert config.task_weights == {"emotion": 1.0, "gender": 0.5}
+    assert config.backbone_config.layerdrop == 0.25 and config.backbone_config.apply_spec_augment is False
+    assert config.fusion_hidden_size == 16  # the file's
+
+
+def test_the_log_mel_statistics_come_from_the_training_clips(command, manifest, tmp_path, tiny_config) -> None:
+    options = {"config_name": tiny_config("wav2vec2-bert"), "do_train": True, "validation_speakers": 0.5}
+    run_ser_mtl.run(*parse_arguments(command(train_file=manifest("a.csv", [0, 1, 2, 3]), **options)))
+    saved = json.loads((tmp_path / "output" / "processor_config.json").read_text())["feature_extractor"]
+    assert len(saved["mean"]) == len(saved["std"]) == 79
+    assert min(saved["std"]) > 0 and max(saved["std"]) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "give one of --model_name_or_path"),
+        ({"config_name": "nowhere.json"}, "no such file"),
+        ({"model_name_or_path": "./nowhere"}, "could not be loaded"),
+        ({"config_name": "TINY", "tasks": ["emotions"]}, "--tasks emotions: unknown; allowed: emotion, gender"),
+        ({"config_name": "TINY", "task_weights": ["emotion"]}, "give task=number"),
+    ],
+)
+def test_a_wrong_model_argument_is_one_line(settings, message, tiny_config) -> None:
+    if settings.get("config_name") == "TINY":
+        settings = settings | {"config_name": str(tiny_config())}
+    with pytest.raises(InputError, match=message) as error:
+        load_config(ModelArguments(**settings))
+    assert "\n" not in str(error.value)
+
+
+def test_a_log_mel_backbone_has_no_convolutions_to_freeze(tiny_config) -> None:
+    args = ModelArguments(config_name=str(tiny_config("wav2vec2-bert")), freeze_feature_encoder=True)
+    config = load_config(args)
+    with pytest.raises(InputError, match="--freeze_feature_encoder"):
+        build_model(args, config, build_processor(args, config, None), LABELS, [3, 2])
