@@ -124,6 +124,10 @@ class SerMtlConfig(PretrainedConfig):
             backbone = {"model_type": "wav2vec2"}
         if isinstance(backbone, dict):
             backbone = CONFIG_MAPPING[backbone.pop("model_type", "wav2vec2")](**backbone)
+        if backbone.to_dict().get("add_adapter"):
+            raise ValueError(
+                "backbone_config.add_adapter: found True; an adapter's frames don't match the hidden states"
+            )
         self.backbone_config = backbone
         # A list and a fixed order, so that a configuration read back from JSON equals the one written.
         unknown = [task for task in tasks if task not in TASKS]

@@ -8,10 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+import torch
 
 from modeling_ser_mtl import SerMtlConfig, SerMtlProcessor
 from modeling_ser_mtl.training.arguments import ModelArguments
 from modeling_ser_mtl.training.builders import build_processor
+
+torch.set_num_threads(1)  # tiny models only wait for each other's threads
 
 
 @pytest.fixture(scope="session")

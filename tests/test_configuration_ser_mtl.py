@@ -106,3 +106,8 @@ def test_the_auto_classes_know_the_model(plain_config):
     assert isinstance(AutoConfig.for_model("ser_mtl"), SerMtlConfig)
     assert isinstance(AutoModel.from_config(config), SerMtlModel)
     assert isinstance(AutoModelForAudioClassification.from_config(config), SerMtlModel)
+
+
+def test_a_backbone_with_an_adapter_is_refused():
+    with pytest.raises(ValueError, match="add_adapter"):
+        SerMtlConfig(backbone_config={"model_type": "wav2vec2", "add_adapter": True})
