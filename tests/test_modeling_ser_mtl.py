@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +6,6 @@ from transformers import AutoModel
 
 from modeling_ser_mtl import FUSIONS, TASKS, SerMtlModel
 from modeling_ser_mtl.losses_ser_mtl import swfc_loss
-from modeling_ser_mtl.modeling_ser_mtl import AttentiveStatisticsPooling, LayerMixture
 
 BACKBONES = ("wav2vec2-group", "wav2vec2-layer", "wav2vec2-bert")
 # A batch of 4 with every kind of missing label.
@@ -181,48 +178,6 @@ def test_layers_are_those_of_the_encoder_even_if_there_are_as_many_convolutions(
     model = new_model(plain_config("wav2vec2-layer"))
     assert len(model.backbone.feature_extractor.conv_layers) == model.config.num_hidden_layers
     assert model.encoder_layers is model.backbone.encoder.layers
-
-
-@given(seed=st.integers(0, 1000), tasks=st.integers(1, 4), states=st.integers(1, 6))
-@few
-def test_the_layer_mixture_is_a_softmax_weighted_sum(seed, tasks, states):
-    torch.manual_seed(seed)
-    mixture = LayerMixture(tasks, states)
-    torch.nn.init.normal_(mixture.weight)
-    hidden_states = tuple(torch.randn(2, 3, 4) for _ in range(states))
-    for row, mixed in zip(mixture.weight.tolist(), mixture(hidden_states), strict=True):
-        total = sum(math.exp(w) for w in row)
-        expected = torch.zeros(2, 3, 4)
-        for weight, state in zip(row, hidden_states, strict=True):
-            expected += math.exp(weight) / total * state
-        torch.testing.assert_close(mixed, expected)
-
-
-# Pooling and fusion
-
-
-@given(seed=st.integers(0, 1000), lengths=st.lists(st.integers(1, 7), min_size=1, max_size=3))
-@few
-def test_attentive_pooling_equals_a_loop_over_the_real_frames(seed, lengths):
-    torch.manual_seed(seed)
-    pooling = AttentiveStatisticsPooling(5, 4).eval()
-    stream = torch.randn(len(lengths), 7, 5)
-    mask = torch.arange(7)[None] < torch.tensor(lengths)[:, None]
-    pooled = pooling(stream, mask)
-    for clip, length, result in zip(stream, lengths, pooled, strict=True):
-        scores = [pooling.score(torch.tanh(pooling.attention(frame))).item() for frame in clip[:length]]
-        weights = [math.exp(score) / sum(map(math.exp, scores)) for score in scores]
-        mean = sum(w * frame for w, frame in zip(weights, clip, strict=False))
-        variance = sum(w * (frame - mean) ** 2 for w, frame in zip(weights, clip, strict=False))
-        torch.testing.assert_close(result, torch.cat([mean, variance.clamp(min=1e-6).sqrt()]), rtol=1e-3, atol=2e-3)
-
-
-def test_attentive_pooling_ignores_what_padding_holds():
-    pooling, stream = AttentiveStatisticsPooling(5, 4), torch.randn(2, 6, 5)
-    mask = torch.tensor([[True] * 4 + [False] * 2, [True] * 6])
-    other = stream.clone()
-    other[0, 4:] = torch.nan
-    torch.testing.assert_close(pooling(stream, mask), pooling(other, mask), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("layers", [1, 2])
