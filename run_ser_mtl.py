@@ -22,7 +22,7 @@ from modeling_ser_mtl.training.builders import (
     LABEL_COLUMN,
     build_model,
     build_processor,
-    check_best_metric,
+    choose_best_metric,
     label_names,
     load_config,
     warn_about_labels,
@@ -38,14 +38,12 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: SerMtlTraini
     output_dir, checkpoint = Path(args.output_dir), starting_checkpoint(args)
     set_seed(args.seed)
     config = load_config(model_args)
-    if "emotion" not in config.tasks and args.metric_for_best_model == "emotion_macro_f1":
-        args.metric_for_best_model, args.greater_is_better = "loss", False
 
     # Data: tables without unusable clips, disjoint in speakers.
     with PartialState().main_process_first():
         splits, skipped = prepare_splits(
             data_args,
-            required=[LABEL_COLUMN[task] for task in config.tasks],
+            required=[LABEL_COLUMN[task] for task in config.tasks] if args.do_train else [],
             seed=args.seed,
             do_train=args.do_train,
             do_eval=args.do_eval,
@@ -74,7 +72,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: SerMtlTraini
     counts = None
     if args.do_train:
         warn_about_labels(tables, config.tasks, labels)
-        check_best_metric(args.metric_for_best_model, tables["validation"])
+        choose_best_metric(args, config.tasks, tables["validation"])
         counts = [int((datasets["train"].emotion_labels == index).sum()) for index in range(len(labels.emotion))]
     processor = build_processor(model_args, config, datasets.get("train"))
     model = build_model(model_args, config, processor, labels, counts)
@@ -116,15 +114,17 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: SerMtlTraini
             if name == "test" or not args.do_predict:
                 path = output_dir / "predictions.csv"
                 write_predictions(path, tables[name], output.predictions, labels.emotion, labels.gender)
-            title = f"{name} set: {len(tables[name])} clips of {tables[name]['speaker'].nunique()} speakers"
-            if "train" in tables:
+            speakers = tables[name]["speaker"]
+            title = f"{name} set: {len(speakers)} clips of {speakers[speakers != ''].nunique()} known speakers"
+            if "train" in tables and (speakers != "").all():
                 title += ", none of them in training"
             if data_args.synthetic_corpus:
                 title += " (synthetic speech)"
             print(f"\n{results_table(output.metrics, prefix, title)}\n")
 
     if args.do_train and trainer.is_world_process_zero():
-        write_model_card(output_dir, model.config, metrics, synthetic=data_args.synthetic_corpus)
+        synthetic = data_args.synthetic_corpus
+        write_model_card(output_dir, model.config, metrics, synthetic, args.hub_model_id)
     if args.push_to_hub:
         trainer.push_to_hub()
     return metrics

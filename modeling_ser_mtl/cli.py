@@ -15,3 +15,7 @@ def main() -> None:
         run_ser_mtl.main(sys.argv[2:])
     else:
         sys.exit(f"error: unknown command {sys.argv[1]!r}; {USAGE}")
+
+
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,7 @@ from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 TASKS = ("emotion", "gender", "speaker", "asr")
+NORMALIZATIONS = ("mean", "sum", "min", "none")
 FUSIONS = ("co_attention", "concat", "none")
 # The eight classes of the Speech Emotion Recognition in Naturalistic Conditions challenge.
 EMOTIONS = ("anger", "sadness", "happiness", "surprise", "fear", "disgust", "contempt", "neutral")
@@ -163,6 +164,7 @@ class SerMtlConfig(PretrainedConfig):
         self.speaker_scale = speaker_scale
         self.speaker_margin = speaker_margin
         self.initializer_range = initializer_range
+        _check_ranges(self)
         if "id2label" not in kwargs and "num_labels" not in kwargs:
             kwargs["id2label"] = dict(enumerate(EMOTIONS))
         if kwargs.get("id2label") and not kwargs.get("label2id"):
@@ -170,6 +172,10 @@ class SerMtlConfig(PretrainedConfig):
         super().__init__(pad_token_id=pad_token_id, **kwargs)
         if self.emotion_class_counts is None:
             self.emotion_class_counts = [1] * self.num_labels
+        if len(self.emotion_class_counts) != self.num_labels:
+            raise ValueError(
+                f"emotion_class_counts: found {len(self.emotion_class_counts)} counts for {self.num_labels} emotions"
+            )
 
     @property
     def emotion_labels(self) -> list[str]:
@@ -208,6 +214,33 @@ class SerMtlConfig(PretrainedConfig):
     @num_attention_heads.setter
     def num_attention_heads(self, value: int) -> None:
         self.backbone_config.num_attention_heads = value
+
+
+def _check_ranges(config: SerMtlConfig) -> None:
+    """Raises a ValueError for the first setting outside its range."""
+    positive = {"swfc_temperature": config.swfc_temperature, "speaker_scale": config.speaker_scale}
+    non_negative = {
+        **{f"task_weights.{task}": weight for task, weight in config.task_weights.items()},
+        "swfc_weight": config.swfc_weight,
+        "swfc_focus": config.swfc_focus,
+        "speaker_margin": config.speaker_margin,
+        "num_speakers": config.num_speakers,
+    }
+    for name, value in positive.items():
+        if not value > 0:
+            raise ValueError(f"{name}: found {value}, must be above 0")
+    for name, value in non_negative.items():
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{name}: found {value}, must be 0 or more")
+    if not 0 <= config.label_smoothing < 1:
+        raise ValueError(f"label_smoothing: found {config.label_smoothing}, must lie in [0, 1)")
+    if config.swfc_normalize not in NORMALIZATIONS:
+        raise ValueError(f"swfc_normalize: found {config.swfc_normalize!r}, allowed are {list(NORMALIZATIONS)}")
+    if config.fusion_hidden_size % config.fusion_num_attention_heads:
+        raise ValueError(
+            f"fusion_hidden_size {config.fusion_hidden_size} is no multiple of the "
+            f"{config.fusion_num_attention_heads} fusion_num_attention_heads"
+        )
 
 
 SerMtlConfig.register_for_auto_class()

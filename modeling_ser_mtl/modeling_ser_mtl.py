@@ -100,8 +100,6 @@ class CrossAttention(nn.Module):
 
     def __init__(self, hidden_size: int, num_heads: int) -> None:
         super().__init__()
-        if hidden_size % num_heads:
-            raise ValueError(f"fusion_hidden_size {hidden_size} is no multiple of the {num_heads} attention heads")
         self.num_heads = num_heads
         self.query = nn.Linear(hidden_size, hidden_size)
         self.key = nn.Linear(hidden_size, hidden_size, bias=False)  # a key bias cancels in the softmax
@@ -270,7 +268,7 @@ class SerMtlModel(SerMtlPreTrainedModel):
 
     def freeze_feature_encoder(self) -> None:
         """Freezes the convolutional feature encoder of a backbone that reads waveforms."""
-        self.backbone.freeze_feature_encoder()
+        self.backbone.feature_extractor._freeze_parameters()
 
     @contextmanager
     def _record_layer_inputs(self) -> Iterator[dict[int, Tensor]]:
@@ -422,6 +420,8 @@ class SerMtlModel(SerMtlPreTrainedModel):
             label = labels.get(task)
             if label is None or (task == "speaker" and self.speaker_prototypes is None):
                 continue
+            if task == "speaker":  # a speaker without a prototype counts for metrics only
+                label = label.masked_fill(label >= config.num_speakers, IGNORE_INDEX)
             labelled = label != IGNORE_INDEX
             if task == "emotion":
                 weights = None

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin, SeamlessM4TFeatureExtractor
 
 IGNORE_INDEX = -100
+MIN_SAMPLES = 400  # the receptive field of a wav2vec 2.0 feature encoder
 TWO_FRAMES = 400 + 160  # samples of two log-mel frames: 25 ms every 10 ms at 16 kHz
 
 
@@ -109,14 +110,18 @@ class SerMtlProcessor(ProcessorMixin):
             `attention_mask`, and with `text` also `ctc_labels` `(B, L)`, padded with -100.
 
         Raises:
-            ValueError: another sampling rate than the feature extractor's.
+            ValueError: another sampling rate than the feature extractor's, or a clip that isn't mono or too short.
         """
+        single = np.ndim(audio[0]) == 0
+        clips = [np.asarray(clip, dtype=np.float32) for clip in ([audio] if single else audio)]
+        for clip in clips:
+            if clip.ndim != 1 or len(clip) < MIN_SAMPLES:
+                raise ValueError(f"audio: found shape {clip.shape}; give mono clips of {MIN_SAMPLES} samples or more")
         if isinstance(self.feature_extractor, SeamlessM4TFeatureExtractor):
             # Its mask marks a stack by the second frame: a clip of one frame would have none.
-            batch = [audio] if isinstance(audio, np.ndarray) and audio.ndim == 1 else audio
-            audio = [np.pad(clip, (0, max(0, TWO_FRAMES - len(clip)))) for clip in batch]
+            clips = [np.pad(clip, (0, max(0, TWO_FRAMES - len(clip)))) for clip in clips]
         inputs = self.feature_extractor(
-            audio,
+            clips,
             sampling_rate=sampling_rate,
             padding=True,
             return_attention_mask=True,

@@ -111,3 +111,21 @@ def test_the_auto_classes_know_the_model(plain_config):
 def test_a_backbone_with_an_adapter_is_refused():
     with pytest.raises(ValueError, match="add_adapter"):
         SerMtlConfig(backbone_config={"model_type": "wav2vec2", "add_adapter": True})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"swfc_temperature": 0},
+        {"swfc_temperature": float("nan")},
+        {"label_smoothing": 1.5},
+        {"swfc_normalize": "max"},
+        {"speaker_scale": -1},
+        {"task_weights": {"emotion": float("nan")}},
+        {"emotion_class_counts": [1, 2, 3]},
+        {"fusion_hidden_size": 30},
+    ],
+)
+def test_a_setting_outside_its_range_is_named(values):
+    with pytest.raises(ValueError, match=next(iter(values))):
+        SerMtlConfig(**values)

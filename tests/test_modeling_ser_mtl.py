@@ -410,3 +410,10 @@ def test_gradient_checkpointing_changes_neither_loss_nor_gradients(plain_config,
     assert set(other_gradients) == set(gradients)
     for key in gradients:
         torch.testing.assert_close(other_gradients[key], gradients[key], rtol=1e-4, atol=1e-6)
+
+
+def test_a_speaker_without_a_prototype_counts_as_unknown(plain_config):
+    model = new_model(plain_config("wav2vec2-bert", num_speakers=4))
+    inputs = inputs_of(model)
+    known, other = torch.tensor([0, 1, -100, 2]), torch.tensor([0, 1, 4, 2])
+    assert torch.equal(model(**inputs, speaker_labels=known).loss, model(**inputs, speaker_labels=other).loss)

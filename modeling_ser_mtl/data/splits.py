@@ -1,10 +1,14 @@
 """Splits by speaker: held-out validation speakers and cross-validation folds, as positions of rows."""
 
+import logging
+
 import numpy as np
 import pandas as pd
 
 from .errors import InputError
 from .manifest import require_speakers
+
+logger = logging.getLogger(__name__)
 
 
 def hold_out_speakers(table: pd.DataFrame, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -101,6 +105,9 @@ def check_disjoint_speakers(train: pd.DataFrame, other: pd.DataFrame, name: str)
     Raises:
         InputError: Speakers are shared; names up to three.
     """
+    unknown = int((other["speaker"] == "").sum())
+    if unknown and (train["speaker"] != "").any():
+        logger.warning("%d %s clips have no speaker_id: whether their speakers train can't be checked", unknown, name)
     shared = sorted((set(train["speaker"]) & set(other["speaker"])) - {""})
     if shared:
         more = f" and {len(shared) - 3} more" if len(shared) > 3 else ""

@@ -12,7 +12,11 @@ SPLIT_NAMES = {"eval": "validation speakers", "predict": "test speakers"}
 
 
 def write_model_card(
-    output_dir: str | Path, config: SerMtlConfig, metrics: Mapping[str, float], synthetic: bool = False
+    output_dir: str | Path,
+    config: SerMtlConfig,
+    metrics: Mapping[str, float],
+    synthetic: bool = False,
+    hub_model_id: str | None = None,
 ) -> None:
     """
     Writes `README.md` into `output_dir`.
@@ -22,8 +26,10 @@ def write_model_card(
         config ([`SerMtlConfig`]): configuration of the model.
         metrics (`Mapping[str, float]`): metrics of the run with their prefixes.
         synthetic (`bool`): whether the training data is the synthetic corpus; the card then says so.
+        hub_model_id (`str`, *optional*): the repository that the code in the card loads; else a path to fill in.
     """
     name = Path(output_dir).resolve().name
+    source = hub_model_id or f"path/to/{name}"
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="audio-classification",
@@ -43,8 +49,8 @@ def write_model_card(
         "```python",
         "from transformers import AutoModel, AutoProcessor",
         "",
-        f'model = AutoModel.from_pretrained("{name}", trust_remote_code=True)',
-        f'processor = AutoProcessor.from_pretrained("{name}", trust_remote_code=True)',
+        f'model = AutoModel.from_pretrained("{source}", trust_remote_code=True)',
+        f'processor = AutoProcessor.from_pretrained("{source}", trust_remote_code=True)',
         "outputs = model(**processor(waveform, sampling_rate=16_000))  # waveform: float32, mono, 16 kHz",
         "```",
         "",

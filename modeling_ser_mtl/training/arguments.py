@@ -11,6 +11,7 @@ from ..data.augmentation import AUGMENTATIONS
 # A published encoder wants small steps, new weights large ones.
 FINE_TUNING_DEFAULTS = {"learning_rate": 3e-5, "head_learning_rate": 1e-3, "num_train_epochs": 20.0}
 FROM_SCRATCH_DEFAULTS = {"learning_rate": 1e-3, "num_train_epochs": 60.0, "lr_scheduler_type": "cosine"}
+LOWER_IS_BETTER = ("loss", "eer", "min_dcf", "wer", "cer")
 
 
 @dataclass
@@ -116,8 +117,8 @@ class SerMtlTrainingArguments(TrainingArguments):
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint."})
     metric_for_best_model: str | None = field(
-        default="emotion_macro_f1",
-        metadata={"help": "Metric that chooses the checkpoint; `loss` without the emotion task."},
+        default=None,
+        metadata={"help": "Metric that chooses the checkpoint; default: emotion_macro_f1, else the first task's."},
     )
     warmup_steps: float = field(default=0.1, metadata={"help": "Warm-up steps; below 1 a share of all steps."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of AdamW."})
@@ -132,5 +133,10 @@ class SerMtlTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if not self.do_train:  # no evaluation during training either, which would set do_eval and ask for its data
             self.eval_strategy, self.save_strategy, self.load_best_model_at_end = "no", "no", False
+        metric = self.metric_for_best_model
+        if metric is not None and self.greater_is_better is None:
+            self.greater_is_better = not any(word in metric for word in LOWER_IS_BETTER)
         super().__post_init__()
+        if metric is None:  # Trainer's default would be the loss; the tasks choose later
+            self.metric_for_best_model = self.greater_is_better = None
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()

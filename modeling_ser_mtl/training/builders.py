@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from transformers import (
     MODEL_MAPPING,
     AutoConfig,
@@ -29,12 +30,19 @@ from ..data.manifest import check_labels, clear_labels_outside
 from ..data.text import build_vocabulary
 from ..modeling_ser_mtl import SerMtlModel
 from ..processing_ser_mtl import LogMelFeatureExtractor, SerMtlProcessor
-from .arguments import ModelArguments
+from .arguments import ModelArguments, SerMtlTrainingArguments
 from .parser import parse_task_weights
 
 logger = logging.getLogger(__name__)
 
 LABEL_COLUMN = {"emotion": "emotion", "gender": "gender", "speaker": "speaker_id", "asr": "text"}
+# The metric of each task that chooses the checkpoint, and whether higher is better.
+BEST_METRIC = {
+    "emotion": ("emotion_macro_f1", True),
+    "gender": ("gender_uar", True),
+    "speaker": ("speaker_eer", False),
+    "asr": ("asr_wer", False),
+}
 # Characters of a model whose training data has no transcripts.
 DEFAULT_CHARACTERS = "abcdefghijklmnopqrstuvwxyz'"
 # Log-mel channels of a 10 ms frame; an encoder's input stacks a whole number of frames.
@@ -78,6 +86,11 @@ def load_config(args: ModelArguments) -> SerMtlConfig:
     values = source.to_dict() if isinstance(source, SerMtlConfig) else {"backbone_config": source}
     if args.tasks is not None:
         values["tasks"] = args.tasks
+        if is_checkpoint(args, source) and set(args.tasks) != set(source.tasks):
+            raise InputError(
+                f"--tasks {' '.join(args.tasks)}: the checkpoint has {' '.join(source.tasks)}, and its fusion belongs "
+                "to them; drop --tasks, or start from its encoder"
+            )
     tasks = values.get("tasks", TASKS)
     values["task_weights"] = {
         task: weight for task, weight in {**values.get("task_weights", {}), **(weights or {})}.items() if task in tasks
@@ -120,7 +133,7 @@ def _load_source(args: ModelArguments) -> PretrainedConfig:
     return CONFIG_MAPPING[model_type](**values)
 
 
-def is_checkpoint(args: ModelArguments, config: SerMtlConfig) -> bool:
+def is_checkpoint(args: ModelArguments, config: PretrainedConfig) -> bool:
     """Whether training continues from a checkpoint of this project, whose labels and characters then stay."""
     return args.model_name_or_path is not None and config.architectures == [SerMtlModel.__name__]
 
@@ -146,7 +159,10 @@ def label_names(
         tables = {name: clear_labels_outside(table, "emotion", args.emotion_labels) for name, table in tables.items()}
     for table in tables.values():
         if "emotion" in tasks:
-            check_labels(table, "emotion", emotions, "--emotion_labels")
+            option = (
+                f"--emotion_labels {' '.join(emotions)}, which empties all others" if continues else "--emotion_labels"
+            )
+            check_labels(table, "emotion", emotions, option)
         if "gender" in tasks:
             check_labels(table, "gender", genders, "--gender_labels")
     speakers: list[str] = []
@@ -177,12 +193,21 @@ def warn_about_labels(tables: dict[str, pd.DataFrame], tasks: Sequence[str], lab
             logger.warning("emotion %s: %d training clips, %d validation clips", emotion, trained, validated)
 
 
-def check_best_metric(metric: str | None, validation: pd.DataFrame) -> None:
-    """Raises an [`InputError`] if an emotion metric chooses the checkpoint and no validation clip has an emotion."""
-    if "emotion" in (metric or "") and (validation["emotion"] == "").all():
+def choose_best_metric(args: SerMtlTrainingArguments, tasks: Sequence[str], validation: pd.DataFrame) -> None:
+    """
+    Sets the metric that chooses the checkpoint, unless `--metric_for_best_model` did: that of the first task.
+
+    Raises:
+        InputError: no validation clip has a label of the metric's task.
+    """
+    if args.metric_for_best_model is None:
+        args.metric_for_best_model, args.greater_is_better = BEST_METRIC[tasks[0]]
+    task = args.metric_for_best_model.removeprefix("eval_").split("_")[0]
+    if args.load_best_model_at_end and task in tasks and (validation[LABEL_COLUMN[task]] == "").all():
         raise InputError(
-            f"{validation['manifest'].iloc[0]}: no validation clip has an emotion, so {metric} can't choose the "
-            "checkpoint; give other validation clips or --metric_for_best_model loss"
+            f"{validation['manifest'].iloc[0]}: no validation clip has a label for {task}, so "
+            f"{args.metric_for_best_model} can't choose the checkpoint; give other validation clips or another "
+            "--metric_for_best_model"
         )
 
 
@@ -237,10 +262,11 @@ def build_model(
         config.num_speakers = len(labels.speaker) if "speaker" in config.tasks else 0
         config.emotion_class_counts = list(emotion_class_counts)
     if continues:
-        # The training speakers may be others than the checkpoint's: their prototypes are then new.
         model = SerMtlModel.from_pretrained(
             args.model_name_or_path, revision=args.revision, config=config, ignore_mismatched_sizes=True
         )
+        if model.speaker_prototypes is not None:
+            torch.nn.init.normal_(model.speaker_prototypes)  # the training speakers may be others than before
     else:
         model = SerMtlModel(config)
         if args.model_name_or_path is not None:

@@ -28,10 +28,10 @@ def starting_checkpoint(args: SerMtlTrainingArguments) -> str | None:
     has_files = output_dir.is_dir() and any(output_dir.iterdir())
     if source.lower() == "false":
         if args.do_train and has_files:
-            raise InputError(
-                f"{output_dir}: the output folder is not empty; continue with --resume_from_checkpoint True "
-                "or choose another --output_dir"
-            )
+            resume = "continue with --resume_from_checkpoint True"
+            if get_last_checkpoint(output_dir) is None:
+                resume = "it has no checkpoint for --resume_from_checkpoint, so delete it"
+            raise InputError(f"{output_dir}: the output folder is not empty; {resume} or choose another --output_dir")
         return None
     if source.lower() == "true":
         checkpoint = get_last_checkpoint(output_dir) if has_files else None

@@ -94,6 +94,9 @@ class SerMtlTrainer(Trainer):
             self._task_losses.clear()
         super().log(logs, start_time)
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the run writes its own card, which `Trainer` would replace when it pushes."""
+
     def _get_train_sampler(self, train_dataset: SpeechDataset | None = None) -> Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy == "group_by_length":
@@ -103,6 +106,15 @@ class SerMtlTrainer(Trainer):
 
     def _get_eval_sampler(self, eval_dataset: SpeechDataset) -> Sampler | None:
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+
+    def _get_dataloader(self, dataset: SpeechDataset, description: str, *args: Any, **kwargs: Any) -> DataLoader:
+        drop_last = self.args.dataloader_drop_last
+        # `dataloader_drop_last` is for training: every clip is evaluated.
+        self.args.dataloader_drop_last = drop_last and kwargs.get("is_training", False)
+        try:
+            return super()._get_dataloader(dataset, description, *args, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     def prediction_step(
         self,

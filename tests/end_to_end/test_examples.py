@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import torch
 
 import run_ser_mtl
@@ -113,7 +114,8 @@ def test_the_quickstart_reaches_its_figures_and_its_model_predicts_as_the_readme
 
     monkeypatch.chdir(tmp_path)
     code = re.search(r"```python\n(.*?)```", README, re.S).group(1)
-    names = {"waveform": np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)}
+    soundfile.write("clip.wav", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
+    names: dict[str, object] = {}
     with torch.no_grad():
         exec(code, names)  # the README's own text
     assert names["outputs"].logits.shape == (1, 4)

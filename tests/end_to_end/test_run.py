@@ -301,3 +301,10 @@ def test_given_trials_score_the_test_set_only(command, train, clips, tmp_path) -
     (tmp_path / "trials.txt").write_text("\n".join(trials))
     metrics = run_ser_mtl.run(*parse_arguments(command(**train, trials_file=tmp_path / "trials.txt")))
     assert "predict_speaker_eer" in metrics and "eval_speaker_eer" in metrics
+
+
+def test_dropping_the_last_training_batch_drops_no_clip_from_evaluation(command, train, tmp_path) -> None:
+    options = {"dataloader_drop_last": True, "per_device_eval_batch_size": 3}
+    run_ser_mtl.run(*parse_arguments(command(**train, **options)))
+    predictions = pd.read_csv(tmp_path / "output" / "predictions.csv")
+    assert len(predictions) == 8 and predictions["p_anger"].notna().all()

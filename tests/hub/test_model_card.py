@@ -57,7 +57,7 @@ def test_the_card_says_what_the_model_is(tmp_path):
 def test_the_example_of_the_card_is_python(tmp_path):
     code = write_and_load(tmp_path).text.partition("```python")[2].partition("```")[0]
     compile(code, "README.md", "exec")
-    assert code.count(f'from_pretrained("{tmp_path.name}", trust_remote_code=True)') == 2
+    assert code.count(f'from_pretrained("path/to/{tmp_path.name}", trust_remote_code=True)') == 2
 
 
 def test_a_card_for_the_current_folder_carries_its_name(tmp_path, monkeypatch):

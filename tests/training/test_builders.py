@@ -16,7 +16,7 @@ import run_ser_mtl
 from modeling_ser_mtl.data.dataset import LabelNames
 from modeling_ser_mtl.data.errors import InputError
 from modeling_ser_mtl.training.arguments import ModelArguments
-from modeling_ser_mtl.training.builders import build_model, build_processor, load_config
+from modeling_ser_mtl.training.builders import build_model, build_processor, choose_best_metric, load_config
 from modeling_ser_mtl.training.parser import parse_arguments
 
 LABELS = LabelNames(["anger", "sadness"], ["female", "male"], ["c/1", "c/2", "c/3"])
@@ -111,3 +111,37 @@ def test_a_log_mel_backbone_has_no_convolutions_to_freeze(tiny_config) -> None:
     config = load_config(args)
     with pytest.raises(InputError, match="--freeze_feature_encoder"):
         build_model(args, config, build_processor(args, config, None), LABELS, [3, 2])
+
+
+@pytest.mark.parametrize(
+    ("tasks", "metric", "greater"),
+    [(["emotion", "asr"], "emotion_macro_f1", True), (["gender"], "gender_uar", True), (["asr"], "asr_wer", False)],
+)
+def test_the_first_task_chooses_the_checkpoint(tasks, metric, greater) -> None:
+    training = parse_arguments(["--output_dir", "o", "--do_train"])[2]
+    validation = pd.DataFrame({"manifest": "m", "emotion": ["anger"], "gender": ["male"], "text": ["a"]})
+    choose_best_metric(training, tasks, validation)
+    assert (training.metric_for_best_model, training.greater_is_better) == (metric, greater)
+
+
+def test_a_metric_that_the_validation_clips_cannot_give_is_an_error() -> None:
+    training = parse_arguments(["--output_dir", "o", "--do_train", "--metric_for_best_model", "eval_asr_wer"])[2]
+    assert training.greater_is_better is False
+    validation = pd.DataFrame({"manifest": "m", "emotion": ["anger"], "text": [""]})
+    with pytest.raises(InputError, match="no validation clip has a label for asr"):
+        choose_best_metric(training, ["emotion", "asr"], validation)
+
+
+def test_a_run_without_the_emotion_task_trains_and_keeps_its_best_checkpoint(command, manifest, tmp_path) -> None:
+    options = {"train_file": manifest("a.csv", range(6)), "do_train": True, "validation_speakers": 0.5}
+    metrics = run_ser_mtl.run(*parse_arguments(command(tasks=["speaker"], **options)))
+    state = json.loads((tmp_path / "output" / "trainer_state.json").read_text())
+    assert state["best_metric"] is not None and "train_loss" in metrics
+
+
+def test_a_checkpoint_keeps_its_tasks(command, manifest, tmp_path) -> None:
+    data = {"train_file": manifest("a.csv", range(4)), "do_train": True, "validation_speakers": 0.5}
+    run_ser_mtl.run(*parse_arguments(command(tasks=["emotion", "gender"], **data)))
+    args = ModelArguments(model_name_or_path=str(tmp_path / "output"), tasks=["emotion", "speaker"])
+    with pytest.raises(InputError, match="the checkpoint has emotion gender"):
+        load_config(args)
