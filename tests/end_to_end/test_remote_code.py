@@ -39,7 +39,7 @@ for auto_class in (AutoModel, AutoModelForAudioClassification):
 config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
 outputs["labels"] = [config.id2label[index] for index in range(config.num_labels)]
 outputs["text"] = processor.decode_ctc(output.ctc_logits.argmax(-1))
-outputs["modules"] = sorted(name for name in sys.modules if "ser_mtl" in name.split(".")[0])
+outputs["modules"] = [name for name in sys.modules if name.startswith(("modeling_ser_mtl", "run_ser_mtl"))]
 torch.save(outputs, data + "/outputs.pt")
 """
 
