@@ -13,7 +13,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from ..configuration_ser_mtl import SerMtlConfig
 from ..data.dataset import SpeechDataset
 from ..data.samplers import SeededLengthGroupedSampler
-from ..evaluation.metrics import Predictions, compute_metrics
+from ..evaluation.metrics import UNKNOWN, Predictions, compute_metrics
 from ..evaluation.verification import Trials
 from ..modeling_ser_mtl import SerMtlModel, config_swfc_loss
 from ..processing_ser_mtl import SerMtlProcessor
@@ -21,6 +21,7 @@ from .arguments import SerMtlTrainingArguments
 
 SWFC_BLOCK = 4096
 LABELS = {"emotion": "emotion_labels", "gender": "gender_labels", "speaker": "speaker_labels", "asr": "ctc_labels"}
+LOGGED_LOSSES = (*((task, task) for task in LABELS), ("swfc", "emotion"))
 
 
 class SerMtlTrainer(Trainer):
@@ -46,7 +47,8 @@ class SerMtlTrainer(Trainer):
     ) -> None:
         super().__init__(model=model, args=args, processing_class=processing_class, **kwargs)
         self.test_trials = test_trials
-        self._task_losses: dict[str, list[Tensor]] = defaultdict(list)
+        # Sum of each logged loss over the batches that had labels for it, and the number of those batches.
+        self._task_losses = torch.zeros(len(LOGGED_LOSSES), 2, device=self.args.device)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """`args.learning_rate` for the encoder and, where given, `args.head_learning_rate` for the rest."""
@@ -80,18 +82,19 @@ class SerMtlTrainer(Trainer):
     ) -> Tensor | tuple[Tensor, Any]:
         """The model's multi-task loss; every task's own loss is kept for the log."""
         outputs = model(**{name: value for name, value in inputs.items() if name != "clip_index"})
-        for task, loss in outputs.task_losses.items():
-            self._task_losses[task].append(loss.detach())
+        for row, (name, task) in zip(self._task_losses, LOGGED_LOSSES, strict=True):
+            if name in outputs.task_losses and (inputs[LABELS[task]] != UNKNOWN).any():
+                row += torch.stack([outputs.task_losses[name].detach().float(), row.new_ones(())])
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the mean of every task's loss since the last log; NaN is shown, not filtered."""
-        if self._task_losses and "loss" in logs:
-            tasks = list(self._task_losses)
-            means = torch.stack([torch.stack(self._task_losses[task]).mean() for task in tasks])
-            means = self.accelerator.reduce(means, reduction="mean")
-            logs = logs | {f"loss_{task}": round(mean.item(), 4) for task, mean in zip(tasks, means, strict=True)}
-            self._task_losses.clear()
+        """Adds every task's mean loss since the last log, over the batches with labels; NaN is shown, not filtered."""
+        if "loss" in logs:
+            sums, counts = self.accelerator.reduce(self._task_losses, reduction="sum").T.tolist()
+            for (name, _), total, count in zip(LOGGED_LOSSES, sums, counts, strict=True):
+                if count:
+                    logs[f"loss_{name}"] = round(total / count, 4)
+            self._task_losses.zero_()
         super().log(logs, start_time)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
