@@ -142,6 +142,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             time.sleep(2)  # a launcher ends all ranks at the first exit: rank 0 speaks first
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit("interrupted; --resume_from_checkpoint True continues from the last checkpoint")
 
 
 if __name__ == "__main__":
