@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, AutoProcessor
 
+torch.set_num_threads(1)  # as in the tests: another number adds in another order
 folder, data = sys.argv[1:]
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 clips = np.load(data + "/clips.npz")
