@@ -73,7 +73,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: SerMtlTraini
     if args.do_train:
         warn_about_labels(tables, config.tasks, labels)
         choose_best_metric(args, config.tasks, tables["validation"])
-        counts = [int((datasets["train"].emotion_labels == index).sum()) for index in range(len(labels.emotion))]
+        counts = datasets["train"].class_counts
     processor = build_processor(model_args, config, datasets.get("train"))
     model = build_model(model_args, config, processor, labels, counts)
 

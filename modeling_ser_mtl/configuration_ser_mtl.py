@@ -8,6 +8,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 TASKS = ("emotion", "gender", "speaker", "asr")
 NORMALIZATIONS = ("mean", "sum", "min", "none")
+TASK_BALANCINGS = ("fixed", "uncertainty")
 FUSIONS = ("co_attention", "concat", "none")
 # The eight classes of the Speech Emotion Recognition in Naturalistic Conditions challenge.
 EMOTIONS = ("anger", "sadness", "happiness", "surprise", "fear", "disgust", "contempt", "neutral")
@@ -25,6 +26,9 @@ class SerMtlConfig(PretrainedConfig):
             The heads that exist. Any non-empty subset.
         task_weights (`dict[str, float]`, *optional*):
             Weight of each task in the loss; a task that is not named weighs 1 (emotion) or .1 (the others).
+        task_balancing (`str`, *optional*, defaults to `"fixed"`):
+            `"fixed"`: the loss is the sum of weight times loss. `"uncertainty"`: a learned log variance per task scales
+            its loss inside its weight (Kendall et al., CVPR 2018).
         fusion (`str`, *optional*, defaults to `"co_attention"`):
             How the auxiliary streams reach the emotion stream: `"co_attention"`, `"concat"` or `"none"`.
         fusion_hidden_size (`int`, *optional*, defaults to 256):
@@ -57,8 +61,16 @@ class SerMtlConfig(PretrainedConfig):
         emotion_class_weight (`float`, *optional*, defaults to 0.0):
             Exponent of the class weights `(N / n_c) ** exponent` (mean 1 over the training clips) in the emotion
             cross-entropy; 0 leaves it unweighted.
+        emotion_focus (`float`, *optional*, defaults to 0.0):
+            Focusing exponent of the emotion cross-entropy, `(1 - p) ** focus` times the loss (Lin et al., ICCV 2017);
+            0 is plain cross-entropy.
         label_smoothing (`float`, *optional*, defaults to 0.0):
             Label smoothing of the emotion cross-entropy, in [0, 1).
+        gender_class_counts (`Sequence[int]`, *optional*):
+            Training clips per gender; by default equal for all.
+        gender_class_weight (`float`, *optional*, defaults to 1.0):
+            Exponent of the class weights of the gender cross-entropy; 1 weighs every gender alike in all, as the UAR
+            does, 0 leaves it unweighted.
         swfc_weight (`float`, *optional*, defaults to 0.3):
             Weight of SWFC beside the emotion cross-entropy; 0 switches it off.
         swfc_temperature (`float`, *optional*, defaults to 0.1):
@@ -88,13 +100,21 @@ class SerMtlConfig(PretrainedConfig):
 
     model_type = "ser_mtl"
     sub_configs = {"backbone_config": AutoConfig}
-    keys_to_ignore_at_inference = ["task_losses", "co_attentions", "task_gates", "hidden_states", "attentions"]
+    keys_to_ignore_at_inference = [
+        "task_log_variances",
+        "task_losses",
+        "co_attentions",
+        "task_gates",
+        "hidden_states",
+        "attentions",
+    ]
 
     def __init__(
         self,
         backbone_config: dict[str, Any] | PretrainedConfig | None = None,
         tasks: Sequence[str] = TASKS,
         task_weights: dict[str, float] | None = None,
+        task_balancing: str = "fixed",
         fusion: str = "co_attention",
         fusion_hidden_size: int = 256,
         fusion_num_attention_heads: int = 4,
@@ -109,7 +129,10 @@ class SerMtlConfig(PretrainedConfig):
         pad_token_id: int = 0,
         emotion_class_counts: Sequence[int] | None = None,
         emotion_class_weight: float = 0.0,
+        emotion_focus: float = 0.0,
         label_smoothing: float = 0.0,
+        gender_class_counts: Sequence[int] | None = None,
+        gender_class_weight: float = 1.0,
         swfc_weight: float = 0.3,
         swfc_temperature: float = 0.1,
         swfc_focus: float = 2.0,
@@ -140,6 +163,9 @@ class SerMtlConfig(PretrainedConfig):
         if unknown:
             raise ValueError(f"task_weights: found {unknown}, allowed are {list(TASKS)}")
         self.task_weights = {task: float(weights.get(task, 1.0 if task == "emotion" else 0.1)) for task in self.tasks}
+        if task_balancing not in TASK_BALANCINGS:
+            raise ValueError(f"task_balancing: found {task_balancing!r}, allowed are {list(TASK_BALANCINGS)}")
+        self.task_balancing = task_balancing
         if fusion not in FUSIONS:
             raise ValueError(f"fusion: found {fusion!r}, allowed are {list(FUSIONS)}")
         self.fusion = fusion
@@ -155,7 +181,12 @@ class SerMtlConfig(PretrainedConfig):
         self.vocab_size = vocab_size
         self.emotion_class_counts = None if emotion_class_counts is None else [int(n) for n in emotion_class_counts]
         self.emotion_class_weight = emotion_class_weight
+        self.emotion_focus = emotion_focus
         self.label_smoothing = label_smoothing
+        self.gender_class_counts = [1] * len(self.gender_labels)
+        if gender_class_counts is not None:
+            self.gender_class_counts = [int(n) for n in gender_class_counts]
+        self.gender_class_weight = gender_class_weight
         self.swfc_weight = swfc_weight
         self.swfc_temperature = swfc_temperature
         self.swfc_focus = swfc_focus
@@ -175,6 +206,11 @@ class SerMtlConfig(PretrainedConfig):
         if len(self.emotion_class_counts) != self.num_labels:
             raise ValueError(
                 f"emotion_class_counts: found {len(self.emotion_class_counts)} counts for {self.num_labels} emotions"
+            )
+        if len(self.gender_class_counts) != len(self.gender_labels):
+            raise ValueError(
+                f"gender_class_counts: found {len(self.gender_class_counts)} counts for "
+                f"{len(self.gender_labels)} genders"
             )
 
     @property
@@ -223,6 +259,9 @@ def _check_ranges(config: SerMtlConfig) -> None:
         **{f"task_weights.{task}": weight for task, weight in config.task_weights.items()},
         "swfc_weight": config.swfc_weight,
         "swfc_focus": config.swfc_focus,
+        "emotion_focus": config.emotion_focus,
+        "emotion_class_weight": config.emotion_class_weight,
+        "gender_class_weight": config.gender_class_weight,
         "speaker_margin": config.speaker_margin,
         "num_speakers": config.num_speakers,
     }

@@ -5,12 +5,22 @@ Everywhere a label of -100 means that a clip has no label; such a clip contribut
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 IGNORE_INDEX = -100
+# SWFC holds a few matrices of that many pairs at once: 4 MiB each.
+BLOCK_PAIRS = 1 << 20
+# Up to that many pairs SWFC is computed in float64, which costs nothing there.
+EXACT_PAIRS = 1 << 15
+# Logit of a pair that doesn't count; finite, so that the row of a lone clip stays free of NaN.
+EXCLUDED = -1e9
+# A shorter embedding counts as zero: it has no direction to turn.
+SMALLEST_NORM = 1e-6
 
 
 def class_weights(class_counts: Tensor | Sequence[int], exponent: float, normalize: str = "mean") -> Tensor:
@@ -25,9 +35,9 @@ def class_weights(class_counts: Tensor | Sequence[int], exponent: float, normali
             published with MultiEMO); `"min"`: the smallest weight of a class with clips is 1; `"none"`.
 
     Returns:
-        `Tensor` of shape `(C,)`, float32.
+        `Tensor` of shape `(C,)`, float64, on the CPU.
     """
-    counts = torch.as_tensor(class_counts, dtype=torch.float32)
+    counts = torch.as_tensor(class_counts, dtype=torch.float64, device="cpu")
     present = counts > 0
     if not present.any():
         return torch.zeros_like(counts)
@@ -63,7 +73,9 @@ def swfc_loss(
         s_ij = exp(z_i.z_j / tau) / sum_{a in A(i)} exp(z_i.z_a / tau)
         L = -(1/N) sum_i w_{y_i} (1/|P(i)|) sum_{j in P(i)} (1 - s_ij)^gamma log s_ij
 
-    A(i) holds all other labelled clips of the batch (and of the bank), P(i) those of the same class.
+    A(i) holds all other labelled clips of the batch (and of the bank), P(i) those of the same class. It is computed in
+    blocks of anchors, so that memory grows with N and not with its square, and whatever the precision of the embeddings
+    in float64 up to 181 clips, in float32 above.
 
     Args:
         embeddings (`Tensor` of shape `(N, D)`): unnormalised embeddings of the anchors.
@@ -79,32 +91,87 @@ def swfc_loss(
         bank_labels (`Tensor` of shape `(M,)`, *optional*): their classes.
 
     Returns:
-        Scalar `Tensor`, float32, connected to `embeddings`; 0 where no anchor has a positive.
+        Scalar `Tensor`, connected to `embeddings`; 0 where no anchor has a positive. It has a first derivative only.
+
+    Raises:
+        ValueError: an unknown `normalize` or `reduction`.
     """
     if reduction not in ("mean", "published"):
         raise ValueError(f"reduction: found {reduction!r}, allowed are 'mean' and 'published'")
+    dtype = torch.promote_types(embeddings.dtype, torch.float32)
     with torch.autocast(embeddings.device.type, enabled=False):
-        anchors = F.normalize(embeddings.float(), dim=-1, eps=1e-8)
-        candidates, candidate_labels = anchors, labels
+        candidates, candidate_labels = embeddings.to(dtype), labels
         if bank_embeddings is not None:
-            candidates = torch.cat([anchors, F.normalize(bank_embeddings.float(), dim=-1, eps=1e-8)])
+            candidates = torch.cat([candidates, bank_embeddings.to(dtype)])
             candidate_labels = torch.cat([labels, bank_labels])
-        itself = torch.eye(len(labels), len(candidate_labels), dtype=torch.bool, device=labels.device)
-        others = (candidate_labels != IGNORE_INDEX)[None, :] & ~itself
-        positives = (labels[:, None] == candidate_labels[None, :]) & others
-        num_positives = positives.sum(1)
-        labelled = labels != IGNORE_INDEX
-        has_positive = num_positives > 0
+        if len(labels) * len(candidate_labels) <= EXACT_PAIRS and embeddings.device.type != "mps":
+            candidates = candidates.double()
+        weights = class_weights(class_counts, class_weight_exponent, normalize).to(candidates)
+        clips_per_class = (candidate_labels[:, None] == torch.arange(len(weights), device=labels.device)).sum(0)
+        labelled, classes = labels != IGNORE_INDEX, labels.clamp(min=0)
+        num_positives = clips_per_class[classes] - 1
+        has_positive = labelled & (num_positives > 0)
+        num_averaged = (has_positive if reduction == "mean" else labelled).sum().clamp(min=1)
+        coefficients = weights[classes] * has_positive / (num_positives.clamp(min=1) * num_averaged)
+        loss = _FocalContrast.apply(candidates, candidate_labels, coefficients, temperature, focus)
+        return loss.to(dtype)
 
-        # A finite fill keeps rows without any candidate free of NaN, in the value and in the gradient.
-        log_s = (anchors @ candidates.T / temperature).masked_fill(~others, -1e9).log_softmax(1)
-        log_s = log_s.masked_fill(~positives, 0.0)
-        focal = focal_factor(log_s.masked_fill(~positives, -1.0), focus)
-        per_anchor = -(focal * log_s).sum(1) / num_positives.clamp(min=1)
-        weights = class_weights(class_counts, class_weight_exponent, normalize).to(embeddings.device)
-        per_anchor = per_anchor * weights[labels.clamp(min=0)] * has_positive
-        count = has_positive.sum() if reduction == "mean" else labelled.sum()
-        return per_anchor.sum() / count.clamp(min=1)
+
+class _FocalContrast(torch.autograd.Function):
+    """
+    `-sum_i c_i sum_{j in P(i)} (1 - s_ij)^gamma log s_ij` over the anchors i, the first of the candidates.
+
+    The gradient is written out, since autograd would keep a dozen N x M matrices. With x_ia = z_i.z_a / tau and
+    h(s) = (1 - s)^gamma (1 - gamma s log(s) / (1 - s)), finite for every s,
+
+        dL / dx_ia = c_i (s_ia sum_{j in P(i)} h(s_ij) - h(s_ia) [a in P(i)])
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, embeddings: Tensor, labels: Tensor, coefficients: Tensor, temperature: float, focus: float
+    ) -> Tensor:
+        norm = torch.linalg.vector_norm(embeddings, dim=-1, keepdim=True)
+        norm.masked_fill_(norm < SMALLEST_NORM, 1.0)
+        candidates = embeddings / norm
+        loss, gradient = candidates.new_zeros(()), torch.zeros_like(candidates)
+        bias = (labels == IGNORE_INDEX).to(candidates.dtype) * EXCLUDED
+        num_rows = max(1, BLOCK_PAIRS // max(1, len(candidates)))
+        for start in range(0, len(coefficients), num_rows):
+            rows = slice(start, min(start + num_rows, len(coefficients)))
+            anchors, coefficient = candidates[rows], coefficients[rows]
+            positive = (labels[rows, None] == labels).to(candidates.dtype)
+            positive.diagonal(start).zero_()
+
+            log_s = torch.addmm(bias, anchors, candidates.T, alpha=1 / temperature)
+            log_s.diagonal(start).fill_(EXCLUDED)
+            log_s -= log_s.amax(1, keepdim=True)
+            s = log_s.exp()
+            total = s.sum(1, keepdim=True)
+            log_s -= total.log()
+            s /= total
+            complement = 1 - s
+            focal = complement.pow(focus).mul_(positive)
+            loss -= (focal * log_s).sum(1).dot(coefficient)
+            if ctx.needs_input_grad[0]:
+                # Where s is 1, log s is 0: any divisor above 0 will do.
+                ratio = log_s.div_(complement.clamp_(min=1e-30))
+                h = focal.addcmul_(focal * s, ratio, value=-focus)
+                slope = s.mul_(h.sum(1, keepdim=True)).sub_(h).mul_(coefficient[:, None] / temperature)
+                if len(slope) == len(candidates):  # one block, no bank: one product instead of two
+                    gradient = (slope + slope.T) @ candidates
+                else:
+                    gradient.addmm_(slope.T, anchors)
+                    gradient[rows].addmm_(slope, candidates)
+        # Through the normalisation: only what turns an embedding counts.
+        gradient -= candidates * (candidates * gradient).sum(1, keepdim=True)
+        ctx.save_for_backward(gradient.div_(norm))
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        return grad_output * ctx.saved_tensors[0], None, None, None, None
 
 
 def focal_factor(log_probability: Tensor, focus: float) -> Tensor:
@@ -113,45 +180,61 @@ def focal_factor(log_probability: Tensor, focus: float) -> Tensor:
 
 
 def cross_entropy_per_clip(
-    logits: Tensor, labels: Tensor, weights: Tensor | None = None, label_smoothing: float = 0.0
+    logits: Tensor,
+    labels: Tensor,
+    weights: Tensor | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    focus: float = 0.0,
 ) -> Tensor:
-    """Cross-entropy of each clip, `(B,)`, 0 where the label is -100. `logits` are `(B, C)`, `weights` `(C,)`."""
+    r"""
+    Cross-entropy of each clip, `w_y (1 - p_y)^focus CE(p, y)`.
+
+    Args:
+        logits (`Tensor` of shape `(B, C)`): class logits.
+        labels (`Tensor` of shape `(B,)`): classes, -100 = unknown.
+        weights (`Tensor` of shape `(C,)`, *optional*): weight of a clip by its class, see [`class_weights`].
+        label_smoothing (`float`): share of the target that is spread over all classes (Szegedy et al., CVPR 2016).
+        focus (`float`): focusing exponent of the focal loss (Lin et al., ICCV 2017); 0 is plain cross-entropy.
+
+    Returns:
+        `Tensor` of shape `(B,)`, float32, 0 where the label is -100.
+    """
     with torch.autocast(logits.device.type, enabled=False):
-        return F.cross_entropy(
-            logits.float(),
-            labels,
-            weight=weights,
-            ignore_index=IGNORE_INDEX,
-            reduction="none",
-            label_smoothing=label_smoothing,
+        logits = logits.float()
+        loss = F.cross_entropy(
+            logits, labels, ignore_index=IGNORE_INDEX, reduction="none", label_smoothing=label_smoothing
         )
+        classes = labels.clamp(min=0)
+        if focus:
+            loss = loss * focal_factor(logits.log_softmax(-1).gather(1, classes[:, None]).squeeze(1), focus)
+        if weights is not None:
+            loss = loss * weights.to(loss)[classes]
+        return loss
 
 
-def angular_margin_per_clip(
-    embeddings: Tensor, prototypes: Tensor, labels: Tensor, *, scale: float = 30.0, margin: float = 0.2
-) -> Tensor:
+def angular_margin_per_clip(cosines: Tensor, labels: Tensor, *, scale: float = 30.0, margin: float = 0.2) -> Tensor:
     r"""
     Additive angular margin softmax (ArcFace, Deng et al., CVPR 2019) of each clip:
     cross-entropy over `s cos(theta_c + m [c = y])`.
 
     Args:
-        embeddings (`Tensor` of shape `(B, D)`): speaker embeddings.
-        prototypes (`Tensor` of shape `(num_speakers, D)`): one vector per training speaker.
+        cosines (`Tensor` of shape `(B, num_speakers)`): cosine similarity of each clip to each training speaker.
         labels (`Tensor` of shape `(B,)`): training speakers, -100 = unknown.
         scale (`float`): s.
         margin (`float`): m, in radians.
 
     Returns:
-        `Tensor` of shape `(B,)`, 0 where the label is -100.
+        `Tensor` of shape `(B,)`, float32, 0 where the label is -100.
     """
-    with torch.autocast(embeddings.device.type, enabled=False):
-        cosine = F.linear(F.normalize(embeddings.float(), dim=-1), F.normalize(prototypes.float(), dim=-1))
-        sine = (1.0 - cosine.square()).clamp(min=1e-7).sqrt()
-        shifted = cosine * math.cos(margin) - sine * math.sin(margin)
+    with torch.autocast(cosines.device.type, enabled=False):
+        cosines = cosines.float()
+        sines = (1.0 - cosines.square()).clamp(min=1e-7).sqrt()
+        shifted = cosines * math.cos(margin) - sines * math.sin(margin)
         # Beyond pi - m the shifted cosine would rise again; the usual linear continuation keeps it falling.
-        shifted = torch.where(cosine > -math.cos(margin), shifted, cosine - margin * math.sin(margin))
-        target = F.one_hot(labels.clamp(min=0), len(prototypes)).bool()
-        return cross_entropy_per_clip(scale * torch.where(target, shifted, cosine), labels)
+        shifted = torch.where(cosines > -math.cos(margin), shifted, cosines - margin * math.sin(margin))
+        target = F.one_hot(labels.clamp(min=0), cosines.shape[1]).bool()
+        return cross_entropy_per_clip(scale * torch.where(target, shifted, cosines), labels)
 
 
 def ctc_feasible(logit_lengths: Tensor, labels: Tensor) -> Tensor:
@@ -190,11 +273,36 @@ def ctc_per_clip(logits: Tensor, logit_lengths: Tensor, labels: Tensor, *, blank
     return loss * feasible / label_lengths.clamp(min=1)
 
 
-def mean_over_labelled(per_clip: Tensor, labelled: Tensor) -> Tensor:
-    """Mean of `per_clip` `(B,)` over `labelled` `(B,)` bool; 0, still connected to the graph, where there is none."""
-    return (per_clip * labelled).sum() / labelled.sum().clamp(min=1)
+def mean_over_labelled(per_clip: Tensor, labelled: Tensor, num_labelled: Tensor | None = None) -> Tensor:
+    """
+    Mean of the clips that have a label; 0, still connected to the graph, where there is none.
+
+    Args:
+        per_clip (`Tensor` of shape `(B,)`): losses.
+        labelled (`Tensor` of shape `(B,)`, bool): clips that have a label.
+        num_labelled (`Tensor`, *optional*): scalar that divides the sum, by default the labelled clips of this batch.
+            Given the labelled clips per batch on average over all batches of an optimiser step, the mean of the
+            batches' losses is the loss of all their clips as one batch.
+    """
+    count = labelled.sum() if num_labelled is None else num_labelled
+    return (per_clip * labelled).sum() / torch.where(count > 0, count, 1)
 
 
-def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """The multi-task loss: sum over `losses` of weight times loss."""
-    return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+def weighted_sum(
+    losses: Mapping[str, Tensor], weights: Mapping[str, float], log_variances: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    r"""
+    The multi-task loss `sum_t w_t L_t`, or with learned uncertainty `sum_t w_t (exp(-v_t) L_t + v_t / 2)`
+    (Kendall et al., CVPR 2018, for classification; the fixed weights w_t outside are ours).
+
+    Args:
+        losses (`Mapping[str, Tensor]`): scalar losses by name.
+        weights (`Mapping[str, float]`): fixed weights by name.
+        log_variances (`Mapping[str, Tensor]`, *optional*): v by name; a name that is missing is weighed by w alone.
+    """
+    terms = []
+    for name, loss in losses.items():
+        if log_variances is not None and name in log_variances:
+            loss = (-log_variances[name]).exp() * loss + log_variances[name] / 2
+        terms.append(weights[name] * loss)
+    return torch.stack(terms).sum()

@@ -38,9 +38,13 @@ class SerMtlOutput(ModelOutput):
         logits (`Tensor` of shape `(B, num_labels)`): emotion logits.
         gender_logits (`Tensor` of shape `(B, len(gender_labels))`): gender logits.
         speaker_embeddings (`Tensor` of shape `(B, 192)`): speaker embeddings of unit length.
+        speaker_logits (`Tensor` of shape `(B, num_speakers)`): their cosine similarities to the training speakers'
+            prototypes, where the model has any.
         ctc_logits (`Tensor` of shape `(B, T, vocab_size)`): character logits per frame.
         emotion_embeddings (`Tensor` of shape `(B, 256)`): fused embedding before the emotion classifier.
         frame_mask (`Tensor` of shape `(B, T)`, bool): frames that are not padding.
+        task_log_variances (`Tensor` of shape `(len(config.tasks),)`): learned log variance of each task, with
+            `task_balancing="uncertainty"`.
         task_losses (`dict[str, Tensor]`, *optional*): unweighted loss per task, and `swfc`; scalars.
         co_attentions (`tuple[Tensor]`, *optional*): per auxiliary task, in the order of `config.auxiliary_tasks`, the
             attention of emotion frames to its frames in the last layer, `(B, heads, T, T)`.
@@ -54,9 +58,11 @@ class SerMtlOutput(ModelOutput):
     logits: Tensor | None = None
     gender_logits: Tensor | None = None
     speaker_embeddings: Tensor | None = None
+    speaker_logits: Tensor | None = None
     ctc_logits: Tensor | None = None
     emotion_embeddings: Tensor | None = None
     frame_mask: Tensor | None = None
+    task_log_variances: Tensor | None = None
     task_losses: dict[str, Tensor] | None = None
     co_attentions: tuple[Tensor, ...] | None = None
     task_gates: Tensor | None = None
@@ -177,7 +183,13 @@ class ConcatFusion(nn.Module):
         return self.norm(emotion + self.dropout(F.gelu(self.projection(torch.cat([emotion, *auxiliary], dim=-1)))))
 
 
-def config_swfc_loss(embeddings: Tensor, labels: Tensor, config: SerMtlConfig) -> Tensor:
+def config_swfc_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    config: SerMtlConfig,
+    bank_embeddings: Tensor | None = None,
+    bank_labels: Tensor | None = None,
+) -> Tensor:
     """[`~losses_ser_mtl.swfc_loss`] of emotion embeddings `(N, D)` and labels `(N,)` with the settings of `config`."""
     return swfc_loss(
         embeddings,
@@ -187,6 +199,8 @@ def config_swfc_loss(embeddings: Tensor, labels: Tensor, config: SerMtlConfig) -
         focus=config.swfc_focus,
         class_weight_exponent=config.swfc_class_weight,
         normalize=config.swfc_normalize,
+        bank_embeddings=bank_embeddings,
+        bank_labels=bank_labels,
     )
 
 
@@ -208,8 +222,11 @@ class SerMtlPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, LayerMixture):
             init.zeros_(module.weight)
-        elif isinstance(module, SerMtlModel) and module.speaker_prototypes is not None:
-            init.normal_(module.speaker_prototypes)
+        elif isinstance(module, SerMtlModel):
+            if module.speaker_prototypes is not None:
+                init.normal_(module.speaker_prototypes)
+            if module.task_log_variances is not None:
+                init.zeros_(module.task_log_variances)
 
 
 class SerMtlModel(SerMtlPreTrainedModel):
@@ -236,6 +253,9 @@ class SerMtlModel(SerMtlPreTrainedModel):
         )
         self.dropout = nn.Dropout(config.fusion_dropout)
         self.speaker_prototypes = None
+        self.task_log_variances = None
+        if config.task_balancing == "uncertainty":
+            self.task_log_variances = nn.Parameter(torch.zeros(len(config.tasks)))
 
         if "emotion" in config.tasks:
             if config.auxiliary_tasks and config.fusion == "co_attention":
@@ -388,8 +408,14 @@ class SerMtlModel(SerMtlPreTrainedModel):
         if "speaker" in self.config.tasks:
             pooled = self.speaker_pooling(streams["speaker"], frame_mask)
             output.speaker_embeddings = F.normalize(self.speaker_embedding(pooled).float(), dim=-1)
+            if self.speaker_prototypes is not None:
+                prototypes = F.normalize(self.speaker_prototypes.float(), dim=-1)
+                with torch.autocast(inputs.device.type, enabled=False):
+                    output.speaker_logits = F.linear(output.speaker_embeddings, prototypes)
         if "asr" in self.config.tasks:
             output.ctc_logits = self.ctc_head(self.dropout(mixtures["asr"]))
+        # All parameters are read in here, none by the loss: DDP and FSDP see their use only in a forward.
+        output.task_log_variances = self.task_log_variances
         output.hidden_states = hidden_states if output_hidden_states else None
         output.attentions = attentions if output_attentions else None
 
@@ -404,61 +430,123 @@ class SerMtlModel(SerMtlPreTrainedModel):
         # Once more, since the keys and the tuple keep the order in which the fields were set.
         return SerMtlOutput(**vars(output))
 
-    def clip_losses(self, output: SerMtlOutput, labels: dict[str, Tensor | None]) -> dict[str, tuple[Tensor, Tensor]]:
+    def frame_lengths(self, attention_mask: Tensor) -> Tensor:
+        """Frames of each clip that are not padding, `(B,)`, from the mask of the inputs, as in `forward`."""
+        lengths = attention_mask.sum(1)
+        if self.main_input_name == "input_values":
+            return self.backbone._get_feat_extract_output_lengths(lengths)
+        return lengths
+
+    def num_labelled(self, labels: dict[str, Tensor], attention_mask: Tensor) -> dict[str, Tensor]:
+        """
+        Clips of a batch that count in each task's loss, scalars by task name.
+
+        Args:
+            labels (`dict[str, Tensor]`): labels by task name, as in `forward`.
+            attention_mask (`Tensor`): mask of the inputs, as in `forward`.
+        """
+        lengths = self.frame_lengths(attention_mask)
+        return {task: self._labelled(task, labels[task], lengths).sum() for task in self.config.tasks}
+
+    def _labelled(self, task: str, label: Tensor, frame_lengths: Tensor) -> Tensor:
+        """Clips whose label counts in the task's loss, `(B,)`, bool."""
+        if task == "asr":
+            return ctc_feasible(frame_lengths, label)
+        if task == "speaker":  # a speaker without a prototype counts for metrics only
+            return (label != IGNORE_INDEX) & (label < self.config.num_speakers)
+        return label != IGNORE_INDEX
+
+    def clip_losses(
+        self, output: SerMtlOutput, labels: dict[str, Tensor | None], speaker_margin: float | None = None
+    ) -> dict[str, tuple[Tensor, Tensor]]:
         """
         The loss of every clip for each task of the configuration that has labels.
 
         Args:
             output ([`SerMtlOutput`]): a forward's output.
             labels (`dict[str, Tensor]`): labels by task name, as in `forward`.
+            speaker_margin (`float`, *optional*): margin of the angular margin softmax, by default the configuration's.
 
         Returns:
             `dict[str, tuple[Tensor, Tensor]]`: per task the losses `(B,)` and which clips have a label `(B,)`, bool.
         """
         config, losses = self.config, {}
+        frame_lengths = output.frame_mask.sum(1)
         for task in config.tasks:
             label = labels.get(task)
-            if label is None or (task == "speaker" and self.speaker_prototypes is None):
+            if label is None or (task == "speaker" and output.speaker_logits is None):
                 continue
-            if task == "speaker":  # a speaker without a prototype counts for metrics only
-                label = label.masked_fill(label >= config.num_speakers, IGNORE_INDEX)
-            labelled = label != IGNORE_INDEX
+            labelled = self._labelled(task, label, frame_lengths)
             if task == "emotion":
-                weights = None
-                if config.emotion_class_weight:
-                    weights = class_weights(config.emotion_class_counts, config.emotion_class_weight).to(label.device)
-                loss = cross_entropy_per_clip(output.logits, label, weights, config.label_smoothing)
-            elif task == "gender":
-                loss = cross_entropy_per_clip(output.gender_logits, label)
-            elif task == "speaker":
-                loss = angular_margin_per_clip(
-                    output.speaker_embeddings,
-                    self.speaker_prototypes,
+                loss = cross_entropy_per_clip(
+                    output.logits,
                     label,
-                    scale=config.speaker_scale,
-                    margin=config.speaker_margin,
+                    class_weights(config.emotion_class_counts, config.emotion_class_weight),
+                    label_smoothing=config.label_smoothing,
+                    focus=config.emotion_focus,
                 )
+            elif task == "gender":
+                weights = class_weights(config.gender_class_counts, config.gender_class_weight)
+                loss = cross_entropy_per_clip(output.gender_logits, label, weights)
+            elif task == "speaker":
+                margin = config.speaker_margin if speaker_margin is None else speaker_margin
+                label = label.masked_fill(~labelled, IGNORE_INDEX)
+                loss = angular_margin_per_clip(output.speaker_logits, label, scale=config.speaker_scale, margin=margin)
             else:
-                lengths = output.frame_mask.sum(1)
-                labelled = ctc_feasible(lengths, label)
-                loss = ctc_per_clip(output.ctc_logits, lengths, label, blank=config.pad_token_id)
+                loss = ctc_per_clip(output.ctc_logits, frame_lengths, label, blank=config.pad_token_id)
             losses[task] = loss, labelled
         return losses
 
     def multi_task_loss(
-        self, output: SerMtlOutput, labels: dict[str, Tensor | None]
+        self,
+        output: SerMtlOutput,
+        labels: dict[str, Tensor | None],
+        *,
+        swfc: Tensor | None = None,
+        num_labelled: dict[str, Tensor] | None = None,
+        speaker_margin: float | None = None,
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
         """
         The weighted sum over tasks and each task's own loss. SWFC belongs to training: in evaluation it is left out,
-        since its value depends on the batch. Arguments as in [`~SerMtlModel.clip_losses`].
+        since its value depends on the batch.
+
+        Args:
+            output ([`SerMtlOutput`]), labels (`dict[str, Tensor]`), speaker_margin (`float`, *optional*): as in
+                [`~SerMtlModel.clip_losses`].
+            swfc (`Tensor`, *optional*): scalar, SWFC over more clips than this batch's; by default over this batch.
+            num_labelled (`dict[str, Tensor]`, *optional*): what divides the sum of each task's losses, see
+                [`~losses_ser_mtl.mean_over_labelled`]; by default the labelled clips of this batch.
+
+        Returns:
+            The loss (None without any label) and the losses by name, of the tasks and `swfc`; all scalars.
         """
         config = self.config
-        losses = {task: mean_over_labelled(*pair) for task, pair in self.clip_losses(output, labels).items()}
-        weights = dict(config.task_weights)
+        clip_losses = self.clip_losses(output, labels, speaker_margin)
+        if not clip_losses:
+            return None, {}
+        if num_labelled is None:
+            num_labelled = {task: labelled.sum() for task, (_, labelled) in clip_losses.items()}
+        losses = {task: mean_over_labelled(*pair, num_labelled[task]) for task, pair in clip_losses.items()}
         if "emotion" in losses and config.swfc_weight and self.training:
-            losses["swfc"] = config_swfc_loss(output.emotion_embeddings, labels["emotion"], config)
-            weights["swfc"] = weights["emotion"] * config.swfc_weight
-        return (weighted_sum(losses, weights) if losses else None), losses
+            if swfc is None:
+                swfc = config_swfc_loss(output.emotion_embeddings, labels["emotion"], config)
+            losses["swfc"] = swfc
+        log_variances = None
+        if output.task_log_variances is not None:
+            # Without labels a task's uncertainty would only shrink.
+            log_variances = {
+                task: variance * (num_labelled[task] > 0)
+                for task, variance in zip(config.tasks, output.task_log_variances, strict=True)
+                if task in losses
+            }
+        return weighted_sum(self.task_totals(losses), config.task_weights, log_variances), losses
+
+    def task_totals(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The loss of each task from `losses` by name: SWFC joins the emotion cross-entropy with its weight."""
+        totals = {task: loss for task, loss in losses.items() if task != "swfc"}
+        if "swfc" in losses:
+            totals["emotion"] = losses["emotion"] + self.config.swfc_weight * losses["swfc"]
+        return totals
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """As in transformers, and names this class for `AutoModelForAudioClassification` too."""

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,7 +20,7 @@ LABELS = {
 OUTPUTS = {
     "emotion": ("logits", "emotion_embeddings"),
     "gender": ("gender_logits",),
-    "speaker": ("speaker_embeddings",),
+    "speaker": ("speaker_embeddings", "speaker_logits"),
     "asr": ("ctc_logits",),
 }
 PARAMETERS = {
@@ -124,6 +126,7 @@ def test_the_shapes_are_those_of_the_documentation(plain_config):
             "emotion_embeddings": (4, 12),
             "gender_logits": (4, 2),
             "speaker_embeddings": (4, 12),
+            "speaker_logits": (4, 4),
             "ctc_logits": (4, 40, 9),
         }
         assert output.frame_mask.sum(1).tolist() == [40, 33, 25, 40]
@@ -281,6 +284,67 @@ def test_the_emotion_loss_can_weigh_classes_by_their_counts(plain_config):
         output.logits[:3], LABELS["emotion_labels"][:3], weight=weights, reduction="none"
     )
     torch.testing.assert_close(output.task_losses["emotion"], per_clip.mean())
+
+
+def test_the_gender_loss_weighs_genders_by_their_counts(plain_config):
+    model = new_model(plain_config("wav2vec2-layer", gender_class_counts=[8, 2]))
+    output = model(**inputs_of(model), **LABELS)
+    # N / n_c, scaled to mean 1 over the 10 training clips.
+    weights = torch.tensor([10 / 8, 10 / 2]) / 2
+    known = torch.tensor([0, 2, 3])
+    per_clip = torch.nn.functional.cross_entropy(
+        output.gender_logits[known], LABELS["gender_labels"][known], weight=weights, reduction="none"
+    )
+    torch.testing.assert_close(output.task_losses["gender"], per_clip.mean())
+
+
+def test_the_emotion_loss_can_be_focal(plain_config):
+    model = new_model(plain_config("wav2vec2-layer", emotion_focus=1.5))
+    output = model(**inputs_of(model), **LABELS)
+    probabilities = output.logits[:3].softmax(-1)[range(3), LABELS["emotion_labels"][:3]]
+    expected = -((1 - probabilities) ** 1.5 * probabilities.log()).mean()
+    torch.testing.assert_close(output.task_losses["emotion"], expected)
+
+
+def test_speaker_logits_are_cosines_to_the_prototypes(plain_config):
+    model = new_model(plain_config("wav2vec2-layer"))
+    output = model(**inputs_of(model))
+    expected = torch.cosine_similarity(output.speaker_embeddings[:, None], model.speaker_prototypes, dim=-1)
+    torch.testing.assert_close(output.speaker_logits, expected)
+
+
+def test_learned_uncertainty_scales_each_task_inside_its_weight(plain_config):
+    weights = {"emotion": 1.0, "gender": 0.4, "speaker": 0.2, "asr": 0.3}
+    model = new_model(plain_config("wav2vec2-layer", task_weights=weights, task_balancing="uncertainty")).train()
+    with torch.no_grad():
+        model.task_log_variances.copy_(torch.tensor([0.5, -1.0, 2.0, 0.3]))
+    output = model(**inputs_of(model), **LABELS)
+    losses = {task: loss.item() for task, loss in output.task_losses.items()}
+    losses["emotion"] += model.config.swfc_weight * losses["swfc"]
+    expected = sum(
+        weights[task] * (math.exp(-variance) * losses[task] + variance / 2)
+        for task, variance in zip(TASKS, (0.5, -1.0, 2.0, 0.3), strict=True)
+    )
+    assert output.loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_task_without_labels_leaves_its_uncertainty_alone(plain_config):
+    model = new_model(plain_config("wav2vec2-layer", task_balancing="uncertainty")).train()
+    model(**inputs_of(model), **LABELS | {"gender_labels": torch.full((4,), -100)}).loss.backward()
+    gradient = dict(zip(TASKS, model.task_log_variances.grad, strict=True))
+    assert gradient["gender"] == 0 and gradient["emotion"] != 0 and gradient["asr"] != 0
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_counted_labels_are_those_that_the_losses_count(plain_config, name):
+    model = new_model(plain_config(name, num_speakers=3))  # no prototype for the label 3
+    labels = LABELS | {"ctc_labels": torch.tensor([[1, 2, 2], [1, 2, 1], [-100, -100, -100], [7, 7, -100]])}
+    inputs = inputs_of(model, lengths=(40, 2, 25, 2))  # too short for three characters, and for two equal ones
+    output = model(**inputs, **labels)
+    labels = dict(zip(TASKS, labels.values(), strict=True))
+    counted = {task: labelled.sum() for task, (_, labelled) in model.clip_losses(output, labels).items()}
+    assert model.num_labelled(labels, inputs["attention_mask"]) == counted
+    assert counted == {"emotion": 3, "gender": 3, "speaker": 2, "asr": 1}
 
 
 @pytest.mark.parametrize("training", [True, False])

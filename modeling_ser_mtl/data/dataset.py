@@ -91,6 +91,17 @@ class SpeechDataset(torch.utils.data.Dataset):
         return self._loaded[1]
 
     @property
+    def class_counts(self) -> dict[str, list[int]]:
+        """Clips per class in the order of the model's classes, for `emotion` and `gender`."""
+        return {
+            task: [int((labels == index).sum()) for index in range(len(classes))]
+            for task, labels, classes in (
+                ("emotion", self.emotion_labels, self.labels.emotion),
+                ("gender", self.gender_labels, self.labels.gender),
+            )
+        }
+
+    @property
     def lengths(self) -> list[int]:
         """Length of every item in samples, for batches of similar length."""
         return [min(end - start, self.max_samples) for _, start, end in self.items]

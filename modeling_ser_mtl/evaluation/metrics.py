@@ -103,6 +103,41 @@ def emotion_metrics(
     return {f"emotion_{name}": value for name, value in metrics.items()}
 
 
+def embedding_similarity(embeddings: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    r"""
+    Mean cosine similarity of the pairs of different clips of the same class, and of the pairs of different classes:
+
+        within = (sum_c ||S_c||^2 - sum_i ||z_i||^2) / sum_c n_c (n_c - 1)
+        between = (||sum_c S_c||^2 - sum_c ||S_c||^2) / (N^2 - sum_c n_c^2)
+
+    with z_i = f_i / ||f_i|| and S_c the sum of z over the n_c clips of class c, so that no N x N matrix is needed.
+
+    Args:
+        embeddings (`np.ndarray` of shape `(N, D)`): one embedding f per clip, of any length; a zero one has similarity
+            0 to every other.
+        labels (`np.ndarray` of shape `(N,)`, int): classes; a clip labelled -100 does not count.
+
+    Returns:
+        `tuple(float, float)`: within and between classes, each in [-1, 1]; NaN where there is no such pair.
+    """
+    known = labels != UNKNOWN
+    vectors = embeddings[known].astype(np.float64)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors /= np.maximum(norms, np.finfo(norms.dtype).tiny)
+    _, classes, sizes = np.unique(labels[known], return_inverse=True, return_counts=True)
+    sums = np.zeros((len(sizes), vectors.shape[1]))
+    np.add.at(sums, classes, vectors)
+
+    of_all, of_classes = np.square(sums.sum(axis=0)).sum(), np.square(sums).sum()
+    num_all, num_classes = sizes.sum() ** 2, np.square(sizes).sum()
+    within, num_within = of_classes - np.square(vectors).sum(), num_classes - sizes.sum()
+    between, num_between = of_all - of_classes, num_all - num_classes
+    return (
+        float(within / num_within) if num_within else float("nan"),
+        float(between / num_between) if num_between else float("nan"),
+    )
+
+
 def asr_metrics(transcripts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """`asr_wer` and `asr_cer` over the clips that have a reference transcript; empty without any."""
     known = [index for index, reference in enumerate(references) if reference.strip()]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
-from ..configuration_ser_mtl import FUSIONS, TASKS
+from ..configuration_ser_mtl import FUSIONS, NORMALIZATIONS, TASK_BALANCINGS, TASKS
 from ..data.augmentation import AUGMENTATIONS
 
 # A published encoder wants small steps, new weights large ones.
@@ -34,6 +34,10 @@ class ModelArguments:
         default=None,
         metadata={"help": "Weights in the loss, e.g. emotion=1 gender=.1 speaker=.1 asr=.1 (the default)."},
     )
+    task_balancing: str | None = field(
+        default=None,
+        metadata={"help": "Task weights alone, or learned uncertainty too.", "choices": list(TASK_BALANCINGS)},
+    )
     fusion: str | None = field(default=None, metadata={"help": "How the tasks are fused.", "choices": list(FUSIONS)})
     emotion_labels: list[str] | None = field(
         default=None,
@@ -43,11 +47,20 @@ class ModelArguments:
     emotion_class_weight: float | None = field(
         default=None, metadata={"help": "Exponent of the class weights of the emotion cross-entropy; 0 = unweighted."}
     )
+    emotion_focus: float | None = field(
+        default=None, metadata={"help": "Focusing exponent of the emotion cross-entropy; 0 = plain."}
+    )
+    gender_class_weight: float | None = field(
+        default=None, metadata={"help": "Exponent of the class weights of the gender cross-entropy; 0 = unweighted."}
+    )
     label_smoothing: float | None = field(default=None, metadata={"help": "Label smoothing of the emotion task."})
     swfc_weight: float | None = field(default=None, metadata={"help": "Weight of SWFC beside the cross-entropy."})
     swfc_temperature: float | None = field(default=None, metadata={"help": "Temperature tau of SWFC."})
     swfc_focus: float | None = field(default=None, metadata={"help": "Focusing exponent gamma of SWFC."})
     swfc_class_weight: float | None = field(default=None, metadata={"help": "Class weight exponent alpha of SWFC."})
+    swfc_normalize: str | None = field(
+        default=None, metadata={"help": "Normalisation of SWFC's class weights.", "choices": list(NORMALIZATIONS)}
+    )
     freeze_feature_encoder: bool = field(
         default=False, metadata={"help": "Freeze the convolutional feature encoder of a backbone that reads waveforms."}
     )
@@ -104,6 +117,12 @@ class SerMtlTrainingArguments(TrainingArguments):
         head_learning_rate (`float`, *optional*): learning rate of everything but the backbone; `learning_rate` then
             belongs to the backbone. None: one learning rate for all.
         early_stopping_patience (`int`, *optional*): evaluations without a better metric after which training stops.
+        class_aware_batches (`bool`): batches that hold two or more clips of every emotion in them, for SWFC; see
+            [`~data.samplers.ClassAwareSampler`].
+        swfc_memory_size (`int`): past embeddings that SWFC compares with beside the batch; 0 keeps none.
+        speaker_margin_warmup_steps (`float`): steps over which the angular margin grows from 0; below 1 a share of all.
+        task_gradient_steps (`int`): every so many steps the log gets the norm of each task's gradient on the encoder
+            and its cosine with emotion's, at the cost of one more backward pass a task; 0 never.
     """
 
     head_learning_rate: float | None = field(
@@ -111,6 +130,18 @@ class SerMtlTrainingArguments(TrainingArguments):
     )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after that many evaluations without a better metric."}
+    )
+    class_aware_batches: bool = field(
+        default=False, metadata={"help": "Give every emotion in a batch at least two clips, for SWFC."}
+    )
+    swfc_memory_size: int = field(
+        default=0, metadata={"help": "Past embeddings that SWFC compares with beside the batch; 0 keeps none."}
+    )
+    speaker_margin_warmup_steps: float = field(
+        default=0.1, metadata={"help": "Steps over which the speaker margin grows from 0; below 1 a share of all."}
+    )
+    task_gradient_steps: int = field(
+        default=0, metadata={"help": "Log each task's gradient on the encoder every so many steps; 0 never."}
     )
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})

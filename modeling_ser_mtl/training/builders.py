@@ -3,7 +3,7 @@
 import json
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +72,17 @@ def load_config(args: ModelArguments) -> SerMtlConfig:
     overrides: dict[str, Any] = {
         name: getattr(args, name)
         for name in (
+            "task_balancing",
             "fusion",
             "emotion_class_weight",
+            "emotion_focus",
             "label_smoothing",
+            "gender_class_weight",
             "swfc_weight",
             "swfc_temperature",
             "swfc_focus",
             "swfc_class_weight",
+            "swfc_normalize",
         )
         if getattr(args, name) is not None
     }
@@ -248,9 +252,12 @@ def build_model(
     config: SerMtlConfig,
     processor: SerMtlProcessor,
     labels: LabelNames,
-    emotion_class_counts: Sequence[int] | None,
+    class_counts: Mapping[str, Sequence[int]] | None,
 ) -> SerMtlModel:
-    """The model for these labels: weights of the checkpoint, of the published encoder, or new ones."""
+    """
+    The model for these labels: weights of the checkpoint, of the published encoder, or new ones. `class_counts` are the
+    training clips per emotion and per gender, by task name; None without training.
+    """
     continues = is_checkpoint(args, config)
     config.id2label = dict(enumerate(labels.emotion))
     config.label2id = {name: index for index, name in config.id2label.items()}
@@ -258,9 +265,11 @@ def build_model(
     config.vocab_size = len(processor.tokenizer)
     config.pad_token_id = processor.tokenizer.pad_token_id
     config.emotion_class_counts = [1] * config.num_labels
-    if emotion_class_counts is not None:
+    config.gender_class_counts = [1] * len(config.gender_labels)
+    if class_counts is not None:
         config.num_speakers = len(labels.speaker) if "speaker" in config.tasks else 0
-        config.emotion_class_counts = list(emotion_class_counts)
+        config.emotion_class_counts = list(class_counts["emotion"])
+        config.gender_class_counts = list(class_counts["gender"])
     if continues:
         model = SerMtlModel.from_pretrained(
             args.model_name_or_path, revision=args.revision, config=config, ignore_mismatched_sizes=True

@@ -1,23 +1,31 @@
-"""A Trainer that logs every task's loss and evaluates whole clips on all four tasks."""
+"""A Trainer whose loss doesn't depend on how a batch is cut, and that evaluates whole clips on all four tasks."""
 
 from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import Trainer
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput, get_last_checkpoint
 
 from ..configuration_ser_mtl import SerMtlConfig
 from ..data.dataset import SpeechDataset
-from ..data.samplers import SeededLengthGroupedSampler
-from ..evaluation.metrics import UNKNOWN, Predictions, compute_metrics
+from ..data.samplers import ClassAwareSampler, SeededLengthGroupedSampler
+from ..evaluation.metrics import Predictions, compute_metrics, embedding_similarity
 from ..evaluation.verification import Trials
-from ..modeling_ser_mtl import SerMtlModel, config_swfc_loss
+from ..losses_ser_mtl import IGNORE_INDEX
+from ..modeling_ser_mtl import SerMtlModel, SerMtlOutput, config_swfc_loss
 from ..processing_ser_mtl import SerMtlProcessor
 from .arguments import SerMtlTrainingArguments
+from .callbacks import MEMORY_FILE, EmbeddingMemoryCallback
+from .gather import gather_with_gradient
+from .memory import EmbeddingMemory
+from .task_gradients import task_gradients
 
 SWFC_BLOCK = 4096
 LABELS = {"emotion": "emotion_labels", "gender": "gender_labels", "speaker": "speaker_labels", "asr": "ctc_labels"}
@@ -27,6 +35,10 @@ LOGGED_LOSSES = (*((task, task) for task in LABELS), ("swfc", "emotion"))
 class SerMtlTrainer(Trainer):
     """
     Trains a [`SerMtlModel`]: two learning rates, the loss of every task in the log, metrics over whole clips.
+
+    Each task's loss is the mean over the labelled clips of an optimiser step, however they are spread over ranks and
+    accumulated batches. SWFC compares the clips of all ranks, and with `args.swfc_memory_size` past ones, but not those
+    of other accumulated batches.
 
     Args:
         model ([`SerMtlModel`]): the model.
@@ -47,6 +59,15 @@ class SerMtlTrainer(Trainer):
     ) -> None:
         super().__init__(model=model, args=args, processing_class=processing_class, **kwargs)
         self.test_trials = test_trials
+        self.memory = None
+        if args.swfc_memory_size and "emotion" in model.config.tasks:
+            self.memory = EmbeddingMemory(args.swfc_memory_size, model.config.num_labels)
+            self.add_callback(EmbeddingMemoryCallback(self.memory))
+        # Of the current optimiser step: labelled clips a batch, and whether its gradients are to be logged.
+        self._num_labelled: dict[str, Tensor] = {}
+        self._logs_gradients = False
+        self._gradients: dict[str, float] = {}
+        self._infeasible = torch.zeros((), device=self.args.device)
         # Sum of each logged loss over the batches that had labels for it, and the number of those batches.
         self._task_losses = torch.zeros(len(LOGGED_LOSSES), 2, device=self.args.device)
 
@@ -73,28 +94,99 @@ class SerMtlTrainer(Trainer):
             )
         return super().create_optimizer(model)
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+        """As in `Trainer`; a checkpoint's embedding memory goes on too."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
+        if self.memory is not None and resume_from_checkpoint:
+            path = Path(resume_from_checkpoint, MEMORY_FILE)
+            if path.is_file():
+                self.memory.load_state_dict(load_file(path, device=str(self.args.device)))
+        return super().train(resume_from_checkpoint, **kwargs)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Tensor]], None]:
+        """The batches of one optimiser step; their labelled clips are counted over all ranks."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        model, tasks = self.accelerator.unwrap_model(self.model), self.model.config.tasks
+        counts = torch.zeros(len(tasks), device=device)
+        for batch in batches:
+            num_labelled = model.num_labelled(batch_labels(batch), batch["attention_mask"])
+            counts += torch.stack(list(num_labelled.values())).to(device)
+            if "asr" in tasks:
+                transcripts = (batch["ctc_labels"] != IGNORE_INDEX).any(1).sum()
+                self._infeasible += (transcripts - num_labelled["asr"]).to(device)
+        counts = self.accelerator.reduce(counts, "mean") / len(batches)
+        self._num_labelled = dict(zip(tasks, counts, strict=True))
+        every = self.args.task_gradient_steps
+        self._logs_gradients = every > 0 and self.state.global_step % every == 0
+        return batches, None
+
     def compute_loss(
         self,
         model: nn.Module,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
-    ) -> Tensor | tuple[Tensor, Any]:
-        """The model's multi-task loss; every task's own loss is kept for the log."""
-        outputs = model(**{name: value for name, value in inputs.items() if name != "clip_index"})
+    ) -> Tensor | tuple[Tensor, SerMtlOutput]:
+        """The multi-task loss of a training batch; every task's own loss is kept for the log."""
+        outputs, labels = model(**model_inputs(inputs)), batch_labels(inputs)
+        inner = self.accelerator.unwrap_model(model)
+        num_labelled = self._num_labelled or inner.num_labelled(labels, inputs["attention_mask"])
+        loss, losses = inner.multi_task_loss(
+            outputs,
+            labels,
+            swfc=self._swfc_loss(outputs, labels["emotion"], inner.config),
+            num_labelled=num_labelled,
+            speaker_margin=self._speaker_margin(),
+        )
         for row, (name, task) in zip(self._task_losses, LOGGED_LOSSES, strict=True):
-            if name in outputs.task_losses and (inputs[LABELS[task]] != UNKNOWN).any():
-                row += torch.stack([outputs.task_losses[name].detach().float(), row.new_ones(())])
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+            if name in losses:
+                row += torch.stack([losses[name].detach().float(), (num_labelled[task] > 0).float()])
+        if self._logs_gradients:
+            self._logs_gradients = False  # the first batch of a step speaks for it
+            weights = inner.config.task_weights
+            weighted = {task: weights[task] * total for task, total in inner.task_totals(losses).items()}
+            shared = [parameter for parameter in inner.backbone.parameters() if parameter.requires_grad]
+            self._gradients = task_gradients(weighted, shared)
+        return (loss, outputs) if return_outputs else loss
+
+    def _swfc_loss(self, outputs: SerMtlOutput, labels: Tensor, config: SerMtlConfig) -> Tensor | None:
+        """SWFC over the clips of all ranks and the memory; the same value on every rank."""
+        if outputs.emotion_embeddings is None or not config.swfc_weight:
+            return None
+        embeddings = gather_with_gradient(outputs.emotion_embeddings)
+        labels = gather_with_gradient(labels, pad_value=IGNORE_INDEX)
+        if self.memory is None:
+            return config_swfc_loss(embeddings, labels, config)
+        loss = config_swfc_loss(embeddings, labels, config, self.memory.embeddings, self.memory.labels)
+        self.memory.push(embeddings, labels)
+        return loss
+
+    def _speaker_margin(self) -> float:
+        """The margin of the angular margin softmax grows in a straight line from 0."""
+        margin, steps = self.model.config.speaker_margin, self.args.speaker_margin_warmup_steps
+        if steps < 1:
+            steps *= self.state.max_steps
+        return margin * min(1.0, self.state.global_step / steps) if steps else margin
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds every task's mean loss since the last log, over the batches with labels; NaN is shown, not filtered."""
+        """
+        Adds every task's mean loss since the last log, over the batches with labels; NaN is shown, not filtered. With
+        ASR, `asr_infeasible` counts transcripts that are too long for their clip; they are left out of the loss.
+        """
         if "loss" in logs:
             sums, counts = self.accelerator.reduce(self._task_losses, reduction="sum").T.tolist()
             for (name, _), total, count in zip(LOGGED_LOSSES, sums, counts, strict=True):
                 if count:
                     logs[f"loss_{name}"] = round(total / count, 4)
             self._task_losses.zero_()
+            if "asr" in self.model.config.tasks:
+                logs["asr_infeasible"] = int(self.accelerator.reduce(self._infeasible, reduction="sum"))
+                self._infeasible.zero_()
+            logs |= self._gradients
+            self._gradients = {}
         super().log(logs, start_time)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
@@ -102,7 +194,10 @@ class SerMtlTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: SpeechDataset | None = None) -> Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.train_sampling_strategy == "group_by_length":
+        by_length = self.args.train_sampling_strategy == "group_by_length"
+        if self.args.class_aware_batches:
+            return ClassAwareSampler(self.args.train_batch_size, dataset, self.args.seed, group_by_length=by_length)
+        if by_length:
             batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
             return SeededLengthGroupedSampler(batch_size, dataset, self.args.seed)
         return super()._get_train_sampler(dataset)
@@ -128,9 +223,8 @@ class SerMtlTrainer(Trainer):
     ) -> tuple[None, dict[str, Tensor], Tensor]:
         """What is kept of a batch: probabilities, embeddings, characters and losses per clip; never frame logits."""
         inputs = self._prepare_inputs(inputs)
-        clip_index = inputs.pop("clip_index")
         with torch.no_grad(), self.compute_loss_context_manager():
-            outputs = model(**{name: value for name, value in inputs.items() if name not in LABELS.values()})
+            outputs = model(**model_inputs(inputs))
         kept = {}
         if outputs.logits is not None:
             kept["emotion"] = outputs.logits.float().softmax(-1)
@@ -141,12 +235,11 @@ class SerMtlTrainer(Trainer):
             kept["speaker"] = outputs.speaker_embeddings
         if outputs.ctc_logits is not None:
             kept["asr"] = outputs.ctc_logits.argmax(-1).masked_fill(~outputs.frame_mask, -100)
-        labels = {task: inputs[name] for task, name in LABELS.items()}
         with torch.no_grad():
-            losses = self.accelerator.unwrap_model(model).clip_losses(outputs, labels)
+            losses = self.accelerator.unwrap_model(model).clip_losses(outputs, batch_labels(inputs))
         for task, (loss, labelled) in losses.items():
             kept[f"loss_{task}"] = loss.masked_fill(~labelled, torch.nan)
-        return None, kept, clip_index
+        return None, kept, inputs["clip_index"]
 
     def evaluation_loop(
         self,
@@ -167,15 +260,28 @@ class SerMtlTrainer(Trainer):
             seed=self.args.seed,
             trials=self.test_trials if metric_key_prefix == "predict" else None,
         )
-        if "emotion" in config.tasks and config.swfc_weight:
-            metrics |= swfc_metric(
-                output.predictions["emotion_embeddings"], dataset.emotion_labels[output.label_ids], config
-            )
+        if "emotion" in config.tasks:
+            embeddings, labels = output.predictions["emotion_embeddings"], dataset.emotion_labels[output.label_ids]
+            within, between = embedding_similarity(embeddings, labels)
+            similarities = {"emotion_similarity_within": within, "emotion_similarity_between": between}
+            metrics |= {name: value for name, value in similarities.items() if not np.isnan(value)}
+            if config.swfc_weight:
+                metrics |= swfc_metric(embeddings, labels, config)
         losses = {task: metrics[f"loss_{task}"] for task in config.tasks if f"loss_{task}" in metrics}
         if losses:
             metrics["loss"] = sum(config.task_weights[task] * loss for task, loss in losses.items())
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output._replace(predictions=predictions)
+
+
+def batch_labels(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The labels of a batch by task name."""
+    return {task: batch[name] for task, name in LABELS.items()}
+
+
+def model_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What of a batch the encoder reads."""
+    return {name: value for name, value in batch.items() if name != "clip_index" and name not in LABELS.values()}
 
 
 def swfc_metric(embeddings: np.ndarray, labels: np.ndarray, config: SerMtlConfig) -> dict[str, float]:

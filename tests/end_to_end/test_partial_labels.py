@@ -35,7 +35,7 @@ def gradients(tiny_config, tmp_path) -> Callable[[pd.DataFrame], dict[str, dict[
     config.fusion_dropout = 0.0
     processor = build_processor(arguments, config, None)
     torch.manual_seed(0)
-    model = build_model(arguments, config, processor, labels, [12, 12]).train()
+    model = build_model(arguments, config, processor, labels, {"emotion": [12, 12], "gender": [12, 12]}).train()
 
     def compute(table: pd.DataFrame) -> dict[str, dict[str, torch.Tensor]]:
         table.to_csv(tmp_path / "batch.csv", index=False)

@@ -53,8 +53,16 @@ def truncate(output: Path, step: int) -> None:
             shutil.rmtree(path)
 
 
-@pytest.mark.parametrize("step", [2, 6, 8], ids=["in the first epoch", "in a later epoch", "at an epoch's end"])
-def test_resuming_gives_the_weights_of_the_run_that_was_not_stopped(command, options, tmp_path, step) -> None:
+STATEFUL = {"class_aware_batches": True, "swfc_memory_size": 6, "task_balancing": "uncertainty"}
+
+
+@pytest.mark.parametrize(
+    ("step", "more"),
+    [(2, {}), (6, {}), (8, {}), (6, STATEFUL)],
+    ids=["in the first epoch", "in a later epoch", "at an epoch's end", "with a memory of embeddings"],
+)
+def test_resuming_gives_the_weights_of_the_run_that_was_not_stopped(command, options, tmp_path, step, more) -> None:
+    options |= more
     whole, resumed = tmp_path / "output", tmp_path / "whole"
     run_ser_mtl.main(command(**options))
     shutil.copytree(whole, resumed)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_ser_mtl.evaluation.evaluate_modules import ClassificationMetric, TranscriptMetric
-from modeling_ser_mtl.evaluation.metrics import Predictions, compute_metrics
+from modeling_ser_mtl.evaluation.metrics import Predictions, compute_metrics, embedding_similarity
 from modeling_ser_mtl.evaluation.verification import draw_trials, verification_metrics
 
 EMOTIONS = ["anger", "joy", "neutral"]
@@ -130,6 +130,41 @@ def test_given_trials_replace_the_drawn_ones():
     trials = np.array([[0, 1], [0, 2]]), np.array([False, True])
     metrics = metrics_of(make_predictions(3, speaker_embeddings=embeddings), trials=trials)
     assert metrics["speaker_eer"] == 1
+
+
+def slow_similarity(embeddings: np.ndarray, labels: list[int], same: bool) -> float:
+    """Mean cosine similarity in a double loop over the pairs of the same class, or of different classes."""
+    cosines = []
+    for i, first in enumerate(embeddings):
+        for j, second in enumerate(embeddings):
+            if i != j and -100 not in (labels[i], labels[j]) and (labels[i] == labels[j]) == same:
+                length = np.linalg.norm(first) * np.linalg.norm(second)
+                cosines.append(first @ second / length if length else 0.0)
+    return float(np.mean(cosines)) if cosines else float("nan")
+
+
+@few
+@given(st.lists(st.sampled_from([-100, 0, 1, 5]), max_size=12), st.integers(0, 99), st.booleans())
+def test_embedding_similarity_is_the_mean_cosine_over_pairs_within_and_between_classes(labels, seed, with_zeros):
+    embeddings = np.random.default_rng(seed).normal(1, 2, size=(len(labels), 3))
+    embeddings[: int(with_zeros)] = 0
+    within, between = embedding_similarity(embeddings, np.array(labels, dtype=int))
+    assert within == pytest.approx(slow_similarity(embeddings, labels, same=True), abs=1e-12, nan_ok=True)
+    assert between == pytest.approx(slow_similarity(embeddings, labels, same=False), abs=1e-12, nan_ok=True)
+
+
+def test_embedding_similarity_is_exact_for_many_clips_in_single_precision():
+    embeddings = np.full((20_000, 8), 3.0, dtype=np.float32)
+    embeddings[::2] *= -1
+    similarity = embedding_similarity(embeddings, np.arange(20_000) % 2)
+    assert similarity == pytest.approx((1, -1), abs=1e-12)
+
+
+@pytest.mark.parametrize(("labels", "missing"), [([0, 1, 2], 0), ([4, 4, 4], 1)])
+def test_embedding_similarity_is_nan_for_a_kind_of_pair_that_does_not_occur(labels, missing):
+    similarity = embedding_similarity(np.ones((3, 2)), np.array(labels))
+    assert np.isnan(similarity[missing])
+    assert similarity[1 - missing] == pytest.approx(1)
 
 
 words = st.lists(st.sampled_from(["ab", "b", "cab", "a"]), max_size=5).map(" ".join)

@@ -20,6 +20,7 @@ from modeling_ser_mtl.training.builders import build_model, build_processor, cho
 from modeling_ser_mtl.training.parser import parse_arguments
 
 LABELS = LabelNames(["anger", "sadness"], ["female", "male"], ["c/1", "c/2", "c/3"])
+COUNTS = {"emotion": [3, 2], "gender": [4, 1]}
 
 
 @pytest.fixture(params=["wav2vec2", "wav2vec2-bert"])
@@ -37,7 +38,7 @@ def test_a_published_encoder_keeps_its_weights_and_its_feature_extractor(publish
     args = ModelArguments(model_name_or_path=published_encoder)
     config = load_config(args)
     processor = build_processor(args, config, None)
-    model = build_model(args, config, processor, LABELS, [3, 2])
+    model = build_model(args, config, processor, LABELS, COUNTS)
     source = AutoModel.from_pretrained(published_encoder)
     weights = model.backbone.state_dict()
     assert weights.keys() == source.state_dict().keys()
@@ -110,7 +111,7 @@ def test_a_log_mel_backbone_has_no_convolutions_to_freeze(tiny_config) -> None:
     args = ModelArguments(config_name=str(tiny_config("wav2vec2-bert")), freeze_feature_encoder=True)
     config = load_config(args)
     with pytest.raises(InputError, match="--freeze_feature_encoder"):
-        build_model(args, config, build_processor(args, config, None), LABELS, [3, 2])
+        build_model(args, config, build_processor(args, config, None), LABELS, COUNTS)
 
 
 @pytest.mark.parametrize(

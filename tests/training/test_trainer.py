@@ -10,8 +10,15 @@ from modeling_ser_mtl import TASKS, SerMtlModel
 from modeling_ser_mtl.data.collator import SerMtlCollator
 from modeling_ser_mtl.data.dataset import LabelNames, SpeechDataset
 from modeling_ser_mtl.losses_ser_mtl import swfc_loss
+from modeling_ser_mtl.modeling_ser_mtl import config_swfc_loss
 from modeling_ser_mtl.training.arguments import SerMtlTrainingArguments
-from modeling_ser_mtl.training.trainer import SerMtlTrainer, swfc_metric, whole_clips
+from modeling_ser_mtl.training.trainer import (
+    SerMtlTrainer,
+    batch_labels,
+    model_inputs,
+    swfc_metric,
+    whole_clips,
+)
 
 BACKBONES = ("wav2vec2-layer", "wav2vec2-bert")
 LABELS = LabelNames(["anger", "joy", "neutral"], ["female", "male"], ["c/0", "c/1", "c/2", "c/3"])
@@ -133,25 +140,170 @@ def test_a_loss_that_is_nan_shows_in_the_log(plain_config, make_trainer):
     assert np.isnan(log["loss_gender"]) and np.isfinite(log["loss_speaker"])
 
 
-def test_accumulated_small_batches_give_the_weights_of_one_large_batch(plain_config, make_trainer):
-    table = CLIPS.assign(gender=["female", "male"] * 4)
+@pytest.mark.parametrize("tasks", [*((task,) for task in TASKS), TASKS])
+def test_accumulated_small_batches_give_the_weights_of_one_large_batch(plain_config, make_trainer, tasks):
     weights = []
-    for accumulation, size in [(4, 2), (1, 8)]:
+    for accumulation, size in [(4, 2), (1, 8)]:  # some of the small batches have no label of a task
         trainer = make_trainer(
-            plain_config("wav2vec2-layer", tasks=("gender",)),
-            make_dataset(table, training=True),
-            learning_rate=0.5,
+            plain_config("wav2vec2-layer", tasks=tasks, swfc_weight=0.0, task_balancing="uncertainty"),
+            make_dataset(training=True),
+            learning_rate=0.1,
             max_grad_norm=0.0,
             max_steps=2,
             per_device_train_batch_size=size,
             gradient_accumulation_steps=accumulation,
         )
-        before = trainer.model.gender_classifier.weight.detach().clone()
+        before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
         trainer.train()
-        assert (trainer.model.gender_classifier.weight - before).abs().max() > 1e-3
         weights.append(trainer.model.state_dict())
+        assert max((weights[-1][key] - before[key]).abs().max() for key in before) > 1e-3
     for key in weights[0]:
-        torch.testing.assert_close(weights[0][key], weights[1][key], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(weights[0][key], weights[1][key], rtol=1e-5, atol=1e-6)
+
+
+def test_swfc_over_accumulated_batches_is_the_mean_of_each_batch_alone(plain_config, make_trainer):
+    options = {"learning_rate": 0.0, "max_steps": 1, "per_device_train_batch_size": 4}
+    config = plain_config("wav2vec2-layer", tasks=("emotion",), swfc_temperature=1.0)
+    accumulated = make_trainer(config, make_dataset(training=True), gradient_accumulation_steps=2, **options)
+    accumulated.train()
+    # The same order, a step for each batch.
+    alone = make_trainer(config, make_dataset(training=True), **options | {"max_steps": 2})
+    alone.train()
+    found = [log["loss_swfc"] for log in accumulated.state.log_history if "loss_swfc" in log]
+    expected = [log["loss_swfc"] for log in alone.state.log_history if "loss_swfc" in log]
+    assert len(found) == 1 and expected[0] != pytest.approx(expected[1], abs=5e-3)
+    assert found[0] == pytest.approx(np.mean(expected), abs=2e-4)
+
+
+def test_the_memory_gives_swfc_the_clips_of_past_batches(plain_config, make_trainer):
+    config = plain_config("wav2vec2-layer", tasks=("emotion",), swfc_temperature=1.0)
+    trainer = make_trainer(
+        config,
+        make_dataset(training=True),
+        swfc_memory_size=9,
+        learning_rate=0.0,
+        max_steps=2,
+        per_device_train_batch_size=4,
+    )
+    batches = list(trainer.get_train_dataloader())
+    trainer.train()
+    with torch.no_grad():
+        first, second = (trainer.model(**model_inputs(batch)).emotion_embeddings for batch in batches)
+    labels = [batch["emotion_labels"] for batch in batches]
+    expected = [
+        config_swfc_loss(first, labels[0], config).item(),
+        config_swfc_loss(second, labels[1], config, first, labels[0]).item(),
+    ]
+    found = [log["loss_swfc"] for log in trainer.state.log_history if "loss_swfc" in log]
+    assert found == pytest.approx(expected, abs=1e-3)
+    assert len(trainer.memory.labels) == (CLIPS["emotion"] != "").sum()
+
+
+def test_the_speaker_margin_grows_from_0_over_its_warm_up(plain_config, make_trainer):
+    config = plain_config("wav2vec2-layer", tasks=("speaker",), speaker_margin=0.4)
+    trainer = make_trainer(
+        config,
+        make_dataset(training=True),
+        speaker_margin_warmup_steps=0.5,
+        learning_rate=0.0,
+        max_steps=4,
+        per_device_train_batch_size=8,
+    )
+    trainer.train()
+    found = [log["loss_speaker"] for log in trainer.state.log_history if "loss_speaker" in log]
+    batch = next(iter(trainer.get_train_dataloader()))
+    expected = []
+    for margin in (0.0, 0.2, 0.4, 0.4):
+        with torch.no_grad():
+            output = trainer.model(**model_inputs(batch))
+            losses, known = trainer.model.clip_losses(output, batch_labels(batch), margin)["speaker"]
+        expected.append(losses[known].mean().item())
+    assert found == pytest.approx(expected, abs=1e-3) and found[0] < found[1] < found[2]
+
+
+def test_transcripts_too_long_for_their_clip_are_counted_and_left_out(plain_config, make_trainer):
+    table = CLIPS.assign(text=["a" * 400, "ab", "", "b" * 300, "abc", "", "it's", "b"])
+    logs = []
+    for texts in (table, table.assign(text=["", "ab", "", "", "abc", "", "it's", "b"])):
+        trainer = make_trainer(
+            plain_config("wav2vec2-layer"),
+            make_dataset(texts, training=True),
+            learning_rate=0.0,
+            max_steps=4,
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=2,
+            logging_steps=2,
+        )
+        trainer.train()
+        logs.append([log for log in trainer.state.log_history if "loss_asr" in log])
+    assert [log["asr_infeasible"] for log in logs[0]] == [2, 2]  # two epochs
+    assert [log["asr_infeasible"] for log in logs[1]] == [0, 0]
+    assert [log["loss_asr"] for log in logs[0]] == pytest.approx([log["loss_asr"] for log in logs[1]], abs=1e-3)
+
+
+def test_the_log_has_each_task_s_gradient_on_the_encoder_and_its_cosine_with_emotion_s(plain_config, make_trainer):
+    weights = {"emotion": 1.0, "gender": 0.5, "speaker": 0.2, "asr": 0.3}
+    trainer = make_trainer(
+        plain_config("wav2vec2-layer", task_weights=weights),
+        make_dataset(training=True),
+        learning_rate=0.0,
+        max_steps=3,
+        per_device_train_batch_size=8,
+        task_gradient_steps=2,
+        speaker_margin_warmup_steps=0,
+    )
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    assert ["encoder_grad_norm_asr" in log for log in logs] == [True, False, True]
+
+    batch = next(iter(trainer.get_train_dataloader()))
+    gradients = {}
+    for task in TASKS:
+        model = trainer.model.train()
+        model.zero_grad()
+        labels = {name: label for name, label in batch_labels(batch).items() if name == task}
+        model.multi_task_loss(model(**model_inputs(batch)), labels)[0].backward()
+        gradients[task] = torch.cat([p.grad.flatten() for p in model.backbone.parameters() if p.grad is not None])
+        assert logs[0][f"encoder_grad_norm_{task}"] == pytest.approx(gradients[task].norm().item(), rel=1e-4)
+        if task != "emotion":
+            expected = torch.cosine_similarity(gradients["emotion"], gradients[task], dim=0).item()
+            assert logs[0][f"encoder_grad_cosine_{task}"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_logging_gradients_changes_no_weight(plain_config, make_trainer):
+    weights = []
+    for steps in (0, 1):
+        trainer = make_trainer(
+            plain_config("wav2vec2-layer"),
+            make_dataset(training=True),
+            max_steps=2,
+            learning_rate=0.1,
+            per_device_train_batch_size=4,
+            gradient_accumulation_steps=2,
+            task_gradient_steps=steps,
+            gradient_checkpointing=True,
+        )
+        trainer.train()
+        weights.append(trainer.model.state_dict())
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_class_aware_batches_leave_no_emotion_alone(plain_config, make_trainer, strategy):
+    dataset = make_dataset(pd.concat([CLIPS] * 6, ignore_index=True), training=True)
+    trainer = make_trainer(
+        plain_config("wav2vec2-layer"),
+        dataset,
+        class_aware_batches=True,
+        per_device_train_batch_size=8,
+        train_sampling_strategy=strategy,
+    )
+    seen = []
+    for batch in trainer.get_train_dataloader():
+        seen += batch["clip_index"].tolist()
+        labels, counts = batch["emotion_labels"].unique(return_counts=True)
+        assert (counts[labels >= 0] >= 2).all()
+    assert sorted(seen) == list(range(48))
 
 
 def test_the_backbone_and_the_heads_have_their_own_learning_rates(plain_config, make_trainer):
@@ -203,6 +355,7 @@ def test_metrics_do_not_depend_on_the_batch_size(plain_config, make_trainer, nam
     for result in results[1:]:
         assert result == pytest.approx(results[0], abs=1e-4)
     expected = {"emotion_macro_f1", "gender_uar", "speaker_eer", "asr_wer", "loss", "loss_swfc"}
+    expected |= {"emotion_similarity_within", "emotion_similarity_between"}
     assert {f"eval_{metric}" for metric in expected | {f"loss_{task}" for task in TASKS}} <= set(results[0])
 
 

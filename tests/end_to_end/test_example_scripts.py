@@ -1,0 +1,151 @@
+"""The scripts in examples/ give what they say; how fast anything is, no test asks."""
+
+import json
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import run_ser_mtl
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+focal_factor = runpy.run_path(str(EXAMPLES / "plot_focal_factor.py"))["focal_factor"]
+compare_runs = runpy.run_path(str(EXAMPLES / "compare_runs.py"))
+bench_swfc = runpy.run_path(str(EXAMPLES / "benchmarks" / "bench_swfc.py"))
+
+EMOTIONS = ["anger", "fear", "joy", "sadness"]
+
+
+def call(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(EXAMPLES / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_swfc_benchmark_prints_speed_and_memory() -> None:
+    sizes = {"batch_size": 12, "large_batch_size": 64, "embedding_size": 8, "num_classes": 3}
+    options = {**sizes, "repeats": 2, "num_threads": 1}
+    result = call("benchmarks/bench_swfc.py", *(f"--{name}={value}" for name, value in options.items()))
+    assert result.returncode == 0, result.stderr
+    for row in (r"published loop +[\d.,]+ ms", r"times faster +\d+", r"peak additional memory +\d+ MiB", "B 64"):
+        assert re.search(row, result.stdout)
+    assert "1 threads" in result.stdout
+
+
+@pytest.mark.parametrize("batch_size", [5, 9, 40])
+def test_the_published_loop_and_swfc_loss_have_the_same_value_and_gradient(batch_size) -> None:
+    batch = bench_swfc["random_batch"](batch_size, 6, 4)
+    _, expected, expected_gradient = bench_swfc["step"](bench_swfc["loop_loss"], *batch)
+    _, value, gradient = bench_swfc["step"](bench_swfc["block_loss"], *batch)
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-7)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(-1, 1), st.floats(0.01, 5), st.integers(1, 4), st.integers(2, 100))
+def test_the_plotted_factor_is_that_of_a_softmax_over_the_batch(cosine, temperature, num_positives, num_others) -> None:
+    similarity = np.array([cosine] * num_positives + [0.0] * (num_others - 1)) / temperature
+    terms = np.exp(similarity - similarity.max())
+    factor = focal_factor(cosine, temperature, num_positives + num_others, num_positives)
+    assert factor == pytest.approx((1 - terms[0] / terms.sum()) ** 2, abs=1e-12)
+
+
+def test_at_temperature_08_even_the_closest_pair_keeps_most_of_its_loss() -> None:
+    assert focal_factor(1.0, 0.8, 32) == pytest.approx(0.80, abs=0.005)
+    assert focal_factor(1.0, 0.8, 128) == pytest.approx(0.95, abs=0.005)
+
+
+def test_the_figure_of_the_focal_factor_is_the_same_each_time(tmp_path) -> None:
+    for name in ("first.svg", "second.svg"):
+        assert call("plot_focal_factor.py", tmp_path / name).returncode == 0
+    figure = (tmp_path / "first.svg").read_bytes()
+    assert figure == (tmp_path / "second.svg").read_bytes()
+    assert b"<svg" in figure
+    assert len(figure) < 150_000
+
+
+@pytest.fixture
+def run(command, manifest, tmp_path) -> Callable[[int, float], Path]:
+    """Makes a finished run with a seed and a weight of SWFC on clips of four emotions, and returns its folder."""
+
+    def make(seed: int, swfc_weight: float) -> Path:
+        files = {
+            f"{name}_file": manifest(f"{name}.csv", speakers, emotion=EMOTIONS * len(speakers))
+            for name, speakers in {"train": [0, 1], "validation": [2, 3], "test": [4, 5]}.items()
+        }
+        folder = tmp_path / f"swfc-{swfc_weight}-{seed}"
+        options = {"tasks": "emotion", "output_dir": folder, "seed": seed, "swfc_weight": swfc_weight}
+        run_ser_mtl.main(command(**files, **options, do_train=True, do_predict=True))
+        return folder
+
+    return make
+
+
+def test_the_comparison_of_runs_shows_the_metrics_and_confusions_of_both_groups(run) -> None:
+    baseline, other = [run(1, 0.0), run(2, 0.0)], run(1, 0.3)
+    result = call("compare_runs.py", "--baseline", *baseline, "--other", other)
+    assert result.returncode == 0, result.stderr
+    # The name of a row, then mean and standard deviation of the baseline and of the others.
+    rows = dict(re.findall(r"^(\S+|confused: \w+ / \w+) {2,}(.*)$", result.stdout, re.M))
+
+    def shows(row: str, first: float, second: float, third: float) -> bool:
+        *values, last = rows[row].split()
+        expected = [(first + second) / 2, abs(first - second) / 2**0.5, third]
+        return [float(value) for value in values] == pytest.approx(expected, abs=6e-4) and last == "-"
+
+    results = [json.loads((folder / "predict_results.json").read_text()) for folder in (*baseline, other)]
+    for metric in ("predict_emotion_macro_f1", "predict_emotion_uar"):
+        assert shows(metric, *(scores[metric] for scores in results))
+
+    tables = [pd.read_csv(folder / "predictions.csv") for folder in (*baseline, other)]
+    pairs = [row.removeprefix("confused: ").split(" / ") for row in rows if row.startswith("confused: ")]
+    assert len(pairs) == 3
+    for pair in pairs:
+        # Two test clips of each emotion.
+        taken = [sum({p, t} == set(pair) for p, t in zip(x.emotion, x.true_emotion, strict=True)) for x in tables]
+        assert shows(f"confused: {' / '.join(pair)}", *(number / 4 for number in taken))
+
+
+clips = st.lists(st.tuples(st.sampled_from(EMOTIONS), st.sampled_from(EMOTIONS)), min_size=1, max_size=30)
+
+
+@settings(max_examples=50, deadline=None)
+@given(clips)
+def test_the_most_confused_pairs_have_the_most_clips_taken_for_one_another(clips) -> None:
+    present = sorted({true for true, _ in clips})
+    expected = {}
+    for a in present:
+        for b in present:
+            if a < b:
+                taken = sum((true, guess) in ((a, b), (b, a)) for true, guess in clips)
+                expected[a, b] = taken / sum(true in (a, b) for true, _ in clips)
+    table = pd.DataFrame(clips, columns=["true_emotion", "emotion"])
+    pairs = compare_runs["most_confused"](table)
+    assert [compare_runs["confusion_rate"](table, pair) for pair in pairs] == pytest.approx(
+        sorted(expected.values(), reverse=True)[:3]
+    )
+    assert all(compare_runs["confusion_rate"](table, pair) == pytest.approx(expected[pair]) for pair in pairs)
+
+
+def test_a_folder_without_results_is_one_line_that_names_the_file(tmp_path) -> None:
+    result = call("compare_runs.py", "--baseline", tmp_path / "none", "--other", tmp_path / "none")
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert str(tmp_path / "none" / "predict_results.json") in result.stderr
+
+
+def test_a_run_without_emotions_is_one_line_that_names_the_file(tmp_path) -> None:
+    (tmp_path / "predict_results.json").write_text("{}")
+    (tmp_path / "predictions.csv").write_text("audio,gender\na.wav,male\n")
+    result = call("compare_runs.py", "--baseline", tmp_path, "--other", tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "predictions.csv: no column 'emotion'" in result.stderr
