@@ -1,5 +1,6 @@
 """Two processes train and predict as one run: every clip once, one voice."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
+# `--cpu --num_processes 2` starts one process (more need MPI); `--multi_gpu` starts two, which use gloo without a GPU.
 LAUNCHERS = {
     "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"],
     "torchrun": ["torch.distributed.run", "--nproc-per-node", "2"],
@@ -60,6 +62,8 @@ def test_two_processes_predict_every_clip_once_in_manifest_order(command, launch
     predictions = pd.read_csv(tmp_path / "output" / "predictions.csv")
     assert predictions["audio"].tolist() == pd.read_csv(train["test_file"])["audio"].tolist()
     assert result.stdout.count("test set: 7 clips") == 1
+    # 12 clips in batches of 5 are 2 steps for two processes, 3 for one.
+    assert json.loads((tmp_path / "output" / "trainer_state.json").read_text())["global_step"] == 2
 
     # One process gives the same predictions with the same weights.
     alone = {"model_name_or_path": tmp_path / "output", "output_dir": tmp_path / "alone", "do_predict": True}

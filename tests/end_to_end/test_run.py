@@ -27,6 +27,8 @@ TASK_METRICS = {
     "speaker_min_dcf",
     "asr_wer",
     "asr_cer",
+    "emotion_similarity_within",
+    "emotion_similarity_between",
     "loss",
     "loss_emotion",
     "loss_gender",
