@@ -183,9 +183,7 @@ class SerMtlConfig(PretrainedConfig):
         self.emotion_class_weight = emotion_class_weight
         self.emotion_focus = emotion_focus
         self.label_smoothing = label_smoothing
-        self.gender_class_counts = [1] * len(self.gender_labels)
-        if gender_class_counts is not None:
-            self.gender_class_counts = [int(n) for n in gender_class_counts]
+        self.gender_class_counts = None if gender_class_counts is None else [int(n) for n in gender_class_counts]
         self.gender_class_weight = gender_class_weight
         self.swfc_weight = swfc_weight
         self.swfc_temperature = swfc_temperature
@@ -207,7 +205,7 @@ class SerMtlConfig(PretrainedConfig):
             raise ValueError(
                 f"emotion_class_counts: found {len(self.emotion_class_counts)} counts for {self.num_labels} emotions"
             )
-        if len(self.gender_class_counts) != len(self.gender_labels):
+        if self.gender_class_counts is not None and len(self.gender_class_counts) != len(self.gender_labels):
             raise ValueError(
                 f"gender_class_counts: found {len(self.gender_class_counts)} counts for "
                 f"{len(self.gender_labels)} genders"

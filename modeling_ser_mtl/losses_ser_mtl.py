@@ -5,6 +5,7 @@ Everywhere a label of -100 means that a clip has no label; such a clip contribut
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -21,6 +22,11 @@ EXACT_PAIRS = 1 << 15
 EXCLUDED = -1e9
 # A shorter embedding counts as zero: it has no direction to turn.
 SMALLEST_NORM = 1e-6
+
+
+def full_precision(tensor: Tensor) -> AbstractContextManager:
+    """Switches autocast off on the tensor's device; the meta device knows none."""
+    return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
 
 
 def class_weights(class_counts: Tensor | Sequence[int], exponent: float, normalize: str = "mean") -> Tensor:
@@ -99,7 +105,7 @@ def swfc_loss(
     if reduction not in ("mean", "published"):
         raise ValueError(f"reduction: found {reduction!r}, allowed are 'mean' and 'published'")
     dtype = torch.promote_types(embeddings.dtype, torch.float32)
-    with torch.autocast(embeddings.device.type, enabled=False):
+    with full_precision(embeddings):
         candidates, candidate_labels = embeddings.to(dtype), labels
         if bank_embeddings is not None:
             candidates = torch.cat([candidates, bank_embeddings.to(dtype)])
@@ -179,6 +185,14 @@ def focal_factor(log_probability: Tensor, focus: float) -> Tensor:
     return (-torch.expm1(log_probability)).clamp(min=1e-7) ** focus
 
 
+def cross_entropy_weights(class_counts: Sequence[int] | None, exponent: float) -> Tensor | None:
+    """[`class_weights`] where there is anything to weigh; a class that never trained weighs 1 in evaluation."""
+    if class_counts is None or exponent == 0:
+        return None
+    weights = class_weights(class_counts, exponent)
+    return weights.masked_fill(weights == 0, 1.0)
+
+
 def cross_entropy_per_clip(
     logits: Tensor,
     labels: Tensor,
@@ -200,7 +214,7 @@ def cross_entropy_per_clip(
     Returns:
         `Tensor` of shape `(B,)`, float32, 0 where the label is -100.
     """
-    with torch.autocast(logits.device.type, enabled=False):
+    with full_precision(logits):
         logits = logits.float()
         loss = F.cross_entropy(
             logits, labels, ignore_index=IGNORE_INDEX, reduction="none", label_smoothing=label_smoothing
@@ -227,7 +241,7 @@ def angular_margin_per_clip(cosines: Tensor, labels: Tensor, *, scale: float = 3
     Returns:
         `Tensor` of shape `(B,)`, float32, 0 where the label is -100.
     """
-    with torch.autocast(cosines.device.type, enabled=False):
+    with full_precision(cosines):
         cosines = cosines.float()
         sines = (1.0 - cosines.square()).clamp(min=1e-7).sqrt()
         shifted = cosines * math.cos(margin) - sines * math.sin(margin)
@@ -260,7 +274,7 @@ def ctc_per_clip(logits: Tensor, logit_lengths: Tensor, labels: Tensor, *, blank
     """
     feasible = ctc_feasible(logit_lengths, labels)
     label_lengths = (labels != IGNORE_INDEX).sum(1)
-    with torch.autocast(logits.device.type, enabled=False), torch.backends.cudnn.flags(enabled=False):
+    with full_precision(logits), torch.backends.cudnn.flags(enabled=False):
         loss = F.ctc_loss(
             logits.float().log_softmax(-1).transpose(0, 1),
             labels.clamp(min=0),
@@ -288,21 +302,22 @@ def mean_over_labelled(per_clip: Tensor, labelled: Tensor, num_labelled: Tensor 
     return (per_clip * labelled).sum() / torch.where(count > 0, count, 1)
 
 
-def weighted_sum(
+def weighted_terms(
     losses: Mapping[str, Tensor], weights: Mapping[str, float], log_variances: Mapping[str, Tensor] | None = None
-) -> Tensor:
+) -> dict[str, Tensor]:
     r"""
-    The multi-task loss `sum_t w_t L_t`, or with learned uncertainty `sum_t w_t (exp(-v_t) L_t + v_t / 2)`
-    (Kendall et al., CVPR 2018, for classification; the fixed weights w_t outside are ours).
+    The terms of the multi-task loss, whose sum it is: `w_t L_t`, or with learned uncertainty
+    `w_t (exp(-v_t) L_t + v_t / 2)` (Kendall et al., CVPR 2018, for classification; the fixed weights w_t outside are
+    ours).
 
     Args:
         losses (`Mapping[str, Tensor]`): scalar losses by name.
         weights (`Mapping[str, float]`): fixed weights by name.
-        log_variances (`Mapping[str, Tensor]`, *optional*): v by name; a name that is missing is weighed by w alone.
+        log_variances (`Mapping[str, Tensor]`, *optional*): v by name.
     """
-    terms = []
-    for name, loss in losses.items():
-        if log_variances is not None and name in log_variances:
-            loss = (-log_variances[name]).exp() * loss + log_variances[name] / 2
-        terms.append(weights[name] * loss)
-    return torch.stack(terms).sum()
+    if log_variances is None:
+        return {name: weights[name] * loss for name, loss in losses.items()}
+    return {
+        name: weights[name] * ((-log_variances[name]).exp() * loss + log_variances[name] / 2)
+        for name, loss in losses.items()
+    }

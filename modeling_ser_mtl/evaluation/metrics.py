@@ -30,6 +30,7 @@ class Predictions:
         transcripts (`list[str]`, *optional*): decoded transcripts.
         references (`list[str]`): true transcripts, "" where unknown.
         losses (`dict[str, np.ndarray]`): loss of each clip, of shape `(N,)`, by task; NaN where a clip has no label.
+        emotion_embeddings (`np.ndarray` of shape `(N, D)`, *optional*): embeddings on which SWFC acts.
     """
 
     emotion_probabilities: np.ndarray | None
@@ -44,6 +45,7 @@ class Predictions:
     transcripts: list[str] | None
     references: list[str]
     losses: dict[str, np.ndarray] = field(default_factory=dict)
+    emotion_embeddings: np.ndarray | None = None
 
 
 def compute_metrics(

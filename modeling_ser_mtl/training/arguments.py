@@ -162,6 +162,9 @@ class SerMtlTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        for name in ("swfc_memory_size", "speaker_margin_warmup_steps", "task_gradient_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name} {getattr(self, name)}: give 0 or more")
         if not self.do_train:  # no evaluation during training either, which would set do_eval and ask for its data
             self.eval_strategy, self.save_strategy, self.load_best_model_at_end = "no", "no", False
         metric = self.metric_for_best_model

@@ -264,8 +264,8 @@ def build_model(
     config.gender_labels = list(labels.gender)
     config.vocab_size = len(processor.tokenizer)
     config.pad_token_id = processor.tokenizer.pad_token_id
-    config.emotion_class_counts = [1] * config.num_labels
-    config.gender_class_counts = [1] * len(config.gender_labels)
+    if not continues:
+        config.emotion_class_counts, config.gender_class_counts = [1] * config.num_labels, None
     if class_counts is not None:
         config.num_speakers = len(labels.speaker) if "speaker" in config.tasks else 0
         config.emotion_class_counts = list(class_counts["emotion"])

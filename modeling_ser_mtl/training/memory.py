@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ..data.errors import InputError
 from ..losses_ser_mtl import IGNORE_INDEX
 
 
@@ -29,12 +30,12 @@ class EmbeddingMemory:
         labels (`Tensor` of shape `(M,)`): their classes; `None` before the first push.
 
     Raises:
-        ValueError: `size` has no room for every class.
+        InputError: `size` has no room for every class.
     """
 
     def __init__(self, size: int, num_classes: int) -> None:
         if size < num_classes:
-            raise ValueError(f"swfc_memory_size: found {size}, must be 0 or at least the {num_classes} emotion classes")
+            raise InputError(f"--swfc_memory_size {size}: give 0 or at least {num_classes}, the number of emotions")
         self.quota = size // num_classes
         self.embeddings: Tensor | None = None
         self.labels: Tensor | None = None

@@ -27,7 +27,6 @@ from .gather import gather_with_gradient
 from .memory import EmbeddingMemory
 from .task_gradients import task_gradients
 
-SWFC_BLOCK = 4096
 LABELS = {"emotion": "emotion_labels", "gender": "gender_labels", "speaker": "speaker_labels", "asr": "ctc_labels"}
 LOGGED_LOSSES = (*((task, task) for task in LABELS), ("swfc", "emotion"))
 
@@ -66,10 +65,15 @@ class SerMtlTrainer(Trainer):
         # Of the current optimiser step: labelled clips a batch, and whether its gradients are to be logged.
         self._num_labelled: dict[str, Tensor] = {}
         self._logs_gradients = False
+        # Since the last log: gradients, and transcripts that are too long for their clip.
         self._gradients: dict[str, float] = {}
         self._infeasible = torch.zeros((), device=self.args.device)
         # Sum of each logged loss over the batches that had labels for it, and the number of those batches.
         self._task_losses = torch.zeros(len(LOGGED_LOSSES), 2, device=self.args.device)
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """As in `Trainer`, without the log variances of the tasks, whose 0 means nothing."""
+        return [name for name in super().get_decay_parameter_names(model) if name != "task_log_variances"]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """`args.learning_rate` for the encoder and, where given, `args.head_learning_rate` for the rest."""
@@ -96,13 +100,19 @@ class SerMtlTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
         """As in `Trainer`; a checkpoint's embedding memory goes on too."""
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
-        if self.memory is not None and resume_from_checkpoint:
-            path = Path(resume_from_checkpoint, MEMORY_FILE)
-            if path.is_file():
-                self.memory.load_state_dict(load_file(path, device=str(self.args.device)))
-        return super().train(resume_from_checkpoint, **kwargs)
+        self._task_losses.zero_()
+        self._infeasible.zero_()
+        if self.memory is not None:
+            checkpoint = resume_from_checkpoint
+            if checkpoint is True:
+                checkpoint = get_last_checkpoint(self.args.output_dir)
+            path = Path(checkpoint or "", MEMORY_FILE)
+            saved = load_file(path, device=str(self.args.device)) if checkpoint and path.is_file() else {}
+            self.memory.load_state_dict(saved)
+        try:
+            return super().train(resume_from_checkpoint, **kwargs)
+        finally:
+            self._num_labelled = {}
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device
@@ -146,10 +156,9 @@ class SerMtlTrainer(Trainer):
                 row += torch.stack([losses[name].detach().float(), (num_labelled[task] > 0).float()])
         if self._logs_gradients:
             self._logs_gradients = False  # the first batch of a step speaks for it
-            weights = inner.config.task_weights
-            weighted = {task: weights[task] * total for task, total in inner.task_totals(losses).items()}
             shared = [parameter for parameter in inner.backbone.parameters() if parameter.requires_grad]
-            self._gradients = task_gradients(weighted, shared)
+            if shared:
+                self._gradients = task_gradients(inner.task_terms(outputs, losses, num_labelled), shared)
         return (loss, outputs) if return_outputs else loss
 
     def _swfc_loss(self, outputs: SerMtlOutput, labels: Tensor, config: SerMtlConfig) -> Tensor | None:
@@ -261,12 +270,7 @@ class SerMtlTrainer(Trainer):
             trials=self.test_trials if metric_key_prefix == "predict" else None,
         )
         if "emotion" in config.tasks:
-            embeddings, labels = output.predictions["emotion_embeddings"], dataset.emotion_labels[output.label_ids]
-            within, between = embedding_similarity(embeddings, labels)
-            similarities = {"emotion_similarity_within": within, "emotion_similarity_between": between}
-            metrics |= {name: value for name, value in similarities.items() if not np.isnan(value)}
-            if config.swfc_weight:
-                metrics |= swfc_metric(embeddings, labels, config)
+            metrics |= embedding_metrics(predictions.emotion_embeddings, predictions.emotion_labels, config)
         losses = {task: metrics[f"loss_{task}"] for task in config.tasks if f"loss_{task}" in metrics}
         if losses:
             metrics["loss"] = sum(config.task_weights[task] * loss for task, loss in losses.items())
@@ -284,17 +288,21 @@ def model_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in batch.items() if name != "clip_index" and name not in LABELS.values()}
 
 
-def swfc_metric(embeddings: np.ndarray, labels: np.ndarray, config: SerMtlConfig) -> dict[str, float]:
-    """`loss_swfc` of a split over blocks of `SWFC_BLOCK` clips in manifest order, so that it ignores the batch size."""
-    losses = [
-        config_swfc_loss(
-            torch.tensor(embeddings[start : start + SWFC_BLOCK]),
-            torch.tensor(labels[start : start + SWFC_BLOCK]),
-            config,
-        )
-        for start in range(0, len(labels), SWFC_BLOCK)
-    ]
-    return {"loss_swfc": torch.stack(losses).mean().item()} if (labels >= 0).any() else {}
+def embedding_metrics(embeddings: np.ndarray, labels: np.ndarray, config: SerMtlConfig) -> dict[str, float]:
+    """
+    `emotion_similarity_within` and `_between` classes, and `loss_swfc` over all clips at once, so that it ignores the
+    batch size. What has no pair of clips is left out.
+
+    Args:
+        embeddings (`np.ndarray` of shape `(N, D)`): emotion embeddings.
+        labels (`np.ndarray` of shape `(N,)`): emotions, -100 = unknown.
+        config ([`SerMtlConfig`]): settings of SWFC.
+    """
+    within, between = embedding_similarity(embeddings, labels)
+    metrics = {"emotion_similarity_within": within, "emotion_similarity_between": between}
+    if config.swfc_weight and (labels >= 0).any():
+        metrics["loss_swfc"] = config_swfc_loss(torch.tensor(embeddings).float(), torch.tensor(labels), config).item()
+    return {name: value for name, value in metrics.items() if not np.isnan(value)}
 
 
 def whole_clips(
@@ -326,6 +334,7 @@ def whole_clips(
     return Predictions(
         emotion_probabilities=average(kept["emotion"]) if "emotion" in kept else None,
         emotion_labels=dataset.emotion_labels,
+        emotion_embeddings=average(kept["emotion_embeddings"]) if "emotion_embeddings" in kept else None,
         gender_probabilities=average(kept["gender"]) if "gender" in kept else None,
         gender_labels=dataset.gender_labels,
         speaker_embeddings=average(kept["speaker"]) if "speaker" in kept else None,

@@ -146,3 +146,41 @@ def test_a_checkpoint_keeps_its_tasks(command, manifest, tmp_path) -> None:
     args = ModelArguments(model_name_or_path=str(tmp_path / "output"), tasks=["emotion", "speaker"])
     with pytest.raises(InputError, match="the checkpoint has emotion gender"):
         load_config(args)
+
+
+FLAGS = {
+    "task_balancing": "uncertainty",
+    "fusion": "concat",
+    "emotion_class_weight": 0.7,
+    "emotion_focus": 1.5,
+    "label_smoothing": 0.2,
+    "gender_class_weight": 0.3,
+    "swfc_weight": 0.9,
+    "swfc_temperature": 0.4,
+    "swfc_focus": 1.0,
+    "swfc_class_weight": 0.8,
+    "swfc_normalize": "sum",
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_a_flag_of_the_loss_reaches_the_configuration(name, tiny_config) -> None:
+    config = load_config(ModelArguments(config_name=str(tiny_config()), **{name: FLAGS[name]}))
+    assert (
+        getattr(config, name)
+        == FLAGS[name]
+        != getattr(load_config(ModelArguments(config_name=str(tiny_config()))), name)
+    )
+
+
+def test_a_checkpoint_keeps_its_class_counts_without_training(command, manifest, tmp_path) -> None:
+    train = manifest("train.csv", [0, 2, 1])  # two speakers are female, one male
+    run_ser_mtl.run(
+        *parse_arguments(command(train_file=train, validation_file=manifest("v.csv", [3]), do_train=True, do_eval=True))
+    )
+    folder = tmp_path / "output"
+    config = load_config(ModelArguments(model_name_or_path=str(folder)))
+    processor = build_processor(ModelArguments(model_name_or_path=str(folder)), config, None)
+    labels = LabelNames(config.emotion_labels, config.gender_labels)
+    model = build_model(ModelArguments(model_name_or_path=str(folder)), config, processor, labels, None)
+    assert model.config.gender_class_counts == [8, 4] and model.config.emotion_class_counts == [6, 6]

@@ -130,6 +130,6 @@ def test_a_memory_that_is_smaller_after_loading_keeps_the_latest(batches, size, 
 
 @pytest.mark.parametrize("size", [-1, 0, 5, 7])
 def test_a_size_without_room_for_every_class_is_named(size):
-    with pytest.raises(ValueError, match=f"^swfc_memory_size: found {size}, .* at least the 8 emotion classes$"):
+    with pytest.raises(ValueError, match=f"^--swfc_memory_size {size}: give 0 or at least 8, the number of emotions$"):
         EmbeddingMemory(size, num_classes=8)
     assert EmbeddingMemory(8, num_classes=8).quota == 1

@@ -9,14 +9,15 @@ import torch
 from modeling_ser_mtl import TASKS, SerMtlModel
 from modeling_ser_mtl.data.collator import SerMtlCollator
 from modeling_ser_mtl.data.dataset import LabelNames, SpeechDataset
+from modeling_ser_mtl.evaluation.metrics import embedding_similarity
 from modeling_ser_mtl.losses_ser_mtl import swfc_loss
 from modeling_ser_mtl.modeling_ser_mtl import config_swfc_loss
 from modeling_ser_mtl.training.arguments import SerMtlTrainingArguments
 from modeling_ser_mtl.training.trainer import (
     SerMtlTrainer,
     batch_labels,
+    embedding_metrics,
     model_inputs,
-    swfc_metric,
     whole_clips,
 )
 
@@ -140,6 +141,23 @@ def test_a_loss_that_is_nan_shows_in_the_log(plain_config, make_trainer):
     assert np.isnan(log["loss_gender"]) and np.isfinite(log["loss_speaker"])
 
 
+def test_the_logged_gradients_are_those_that_the_learned_uncertainty_scales(plain_config, make_trainer):
+    norms = []
+    for variance in (0.0, 2.0):
+        trainer = make_trainer(
+            plain_config("wav2vec2-layer", task_balancing="uncertainty"),
+            make_dataset(training=True),
+            learning_rate=0.0,
+            max_steps=1,
+            per_device_train_batch_size=8,
+            task_gradient_steps=1,
+        )
+        torch.nn.init.constant_(trainer.model.task_log_variances, variance)
+        trainer.train()
+        norms.append(next(log for log in trainer.state.log_history if "loss" in log)["encoder_grad_norm_asr"])
+    assert norms[1] == pytest.approx(norms[0] * np.exp(-2.0), rel=1e-4)
+
+
 @pytest.mark.parametrize("tasks", [*((task,) for task in TASKS), TASKS])
 def test_accumulated_small_batches_give_the_weights_of_one_large_batch(plain_config, make_trainer, tasks):
     weights = []
@@ -159,6 +177,50 @@ def test_accumulated_small_batches_give_the_weights_of_one_large_batch(plain_con
         assert max((weights[-1][key] - before[key]).abs().max() for key in before) > 1e-3
     for key in weights[0]:
         torch.testing.assert_close(weights[0][key], weights[1][key], rtol=1e-5, atol=1e-6)
+
+
+def test_a_last_step_of_fewer_accumulated_batches_counts_its_own_clips(plain_config, make_trainer):
+    table = pd.concat([CLIPS, CLIPS.iloc[:3]], ignore_index=True)  # 11 clips: batches of 2, 2, 2, 2 and 2, 1
+    weights = []
+    for accumulation, size in [(4, 2), (1, 8)]:
+        trainer = make_trainer(
+            plain_config("wav2vec2-layer", swfc_weight=0.0),
+            make_dataset(table, training=True),
+            learning_rate=0.1,
+            max_grad_norm=0.0,
+            num_train_epochs=2,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulation,
+        )
+        trainer.train()
+        assert trainer.state.global_step == 4
+        weights.append(trainer.model.state_dict())
+    for key in weights[0]:
+        torch.testing.assert_close(weights[0][key], weights[1][key], rtol=1e-5, atol=1e-6)
+
+
+def test_a_second_training_starts_without_anything_of_the_first(plain_config, make_trainer):
+    trainer = make_trainer(
+        plain_config("wav2vec2-layer", swfc_weight=0.1),
+        make_dataset(training=True),
+        swfc_memory_size=9,
+        learning_rate=0.0,
+        max_steps=3,
+        logging_steps=2,  # the third step is never logged
+        per_device_train_batch_size=4,
+        speaker_margin_warmup_steps=0,
+    )
+    histories = []
+    for _ in range(2):
+        trainer.train()
+        histories.append([log for log in trainer.state.log_history if "loss" in log])
+    assert histories[0] == histories[1]
+
+
+def test_resuming_without_a_checkpoint_is_an_error(plain_config, make_trainer):
+    trainer = make_trainer(plain_config("wav2vec2-layer"), make_dataset(training=True), swfc_memory_size=9)
+    with pytest.raises(ValueError, match="No valid checkpoint"):
+        trainer.train(resume_from_checkpoint=True)
 
 
 def test_swfc_over_accumulated_batches_is_the_mean_of_each_batch_alone(plain_config, make_trainer):
@@ -319,6 +381,14 @@ def test_the_backbone_and_the_heads_have_their_own_learning_rates(plain_config, 
     assert rates == {}
 
 
+def test_the_log_variances_of_the_tasks_do_not_decay(plain_config, make_trainer):
+    trainer = make_trainer(plain_config("wav2vec2-layer", task_balancing="uncertainty"), weight_decay=0.5)
+    decay = {
+        id(p) for group in trainer.create_optimizer().param_groups if group["weight_decay"] for p in group["params"]
+    }
+    assert decay and id(trainer.model.task_log_variances) not in decay
+
+
 def test_frozen_parameters_are_not_optimised(plain_config, make_trainer):
     trainer = make_trainer(plain_config("wav2vec2-layer"), head_learning_rate=1e-3)
     trainer.model.freeze_feature_encoder()
@@ -434,10 +504,20 @@ def test_a_long_clip_is_predicted_as_the_mean_of_its_windows(plain_config, make_
     np.testing.assert_allclose(probabilities[0], torch.cat(logits).softmax(-1).mean(0), atol=1e-5)
 
 
-def test_swfc_of_a_split_is_the_loss_over_its_clips_and_absent_without_labels(plain_config):
+def test_metrics_of_the_embeddings_are_over_all_clips_and_absent_without_pairs(plain_config):
     config = plain_config("wav2vec2-layer", emotion_class_counts=[4, 2, 1])
-    embeddings = np.random.default_rng(0).standard_normal((9, 5)).astype(np.float32)
+    embeddings = np.random.default_rng(0).standard_normal((9, 5))
     labels = np.array([0, 0, 1, 1, 2, -100, 0, 2, -100])
-    expected = swfc_loss(torch.tensor(embeddings), torch.tensor(labels), [4, 2, 1]).item()
-    assert swfc_metric(embeddings, labels, config) == {"loss_swfc": pytest.approx(expected)}
-    assert swfc_metric(embeddings, np.full(9, -100), config) == {}
+    metrics = embedding_metrics(embeddings, labels, config)
+    expected = swfc_loss(torch.tensor(embeddings).float(), torch.tensor(labels), [4, 2, 1]).item()
+    assert metrics["loss_swfc"] == pytest.approx(expected)
+    within, between = embedding_similarity(embeddings, labels)
+    assert metrics["emotion_similarity_within"] == within and metrics["emotion_similarity_between"] == between
+    assert embedding_metrics(embeddings, np.full(9, -100), config) == {}
+
+
+def test_the_windows_of_one_clip_are_no_pair_of_clips(plain_config, make_trainer):
+    table = CLIPS[CLIPS["emotion"].isin(["anger", "joy"])].iloc[:2].reset_index(drop=True)  # one clip of each
+    metrics = make_trainer(plain_config("wav2vec2-layer")).evaluate(make_dataset(table, max_seconds=0.2))
+    assert "eval_emotion_similarity_between" in metrics and "eval_emotion_similarity_within" not in metrics
+    assert metrics["eval_loss_swfc"] == 0.0
