@@ -1,31 +1,37 @@
 """The four-task speech model: encoder, hidden-state softmax per task, co-attention and heads."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, AutoModelForAudioClassification, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_ser_mtl import SerMtlConfig
 from .losses_ser_mtl import (
     IGNORE_INDEX,
     angular_margin_per_clip,
-    class_weights,
     cross_entropy_per_clip,
+    cross_entropy_weights,
     ctc_feasible,
     ctc_per_clip,
+    full_precision,
     mean_over_labelled,
     swfc_loss,
-    weighted_sum,
+    weighted_terms,
 )
+from .padding_ser_mtl import Lengths, Padding, frame_mask, keep_padding_out, repeat_frames
 
 
 @dataclass
@@ -38,13 +44,9 @@ class SerMtlOutput(ModelOutput):
         logits (`Tensor` of shape `(B, num_labels)`): emotion logits.
         gender_logits (`Tensor` of shape `(B, len(gender_labels))`): gender logits.
         speaker_embeddings (`Tensor` of shape `(B, 192)`): speaker embeddings of unit length.
-        speaker_logits (`Tensor` of shape `(B, num_speakers)`): their cosine similarities to the training speakers'
-            prototypes, where the model has any.
         ctc_logits (`Tensor` of shape `(B, T, vocab_size)`): character logits per frame.
         emotion_embeddings (`Tensor` of shape `(B, 256)`): fused embedding before the emotion classifier.
         frame_mask (`Tensor` of shape `(B, T)`, bool): frames that are not padding.
-        task_log_variances (`Tensor` of shape `(len(config.tasks),)`): learned log variance of each task, with
-            `task_balancing="uncertainty"`.
         task_losses (`dict[str, Tensor]`, *optional*): unweighted loss per task, and `swfc`; scalars.
         co_attentions (`tuple[Tensor]`, *optional*): per auxiliary task, in the order of `config.auxiliary_tasks`, the
             attention of emotion frames to its frames in the last layer, `(B, heads, T, T)`.
@@ -52,22 +54,56 @@ class SerMtlOutput(ModelOutput):
             over frames and layers, in (0, 1).
         hidden_states (`tuple[Tensor]`, *optional*): `num_hidden_layers + 1` tensors of shape `(B, T, hidden_size)`.
         attentions (`tuple[Tensor]`, *optional*): the backbone's attention maps.
+        speaker_logits (`Tensor` of shape `(B, num_speakers)`, *optional*): cosine similarities of the speaker
+            embeddings to the training speakers' prototypes, where the model has any.
+        task_log_variances (`Tensor` of shape `(len(config.tasks),)`, *optional*): learned log variance of each task,
+            with `task_balancing="uncertainty"`.
+        frame_gates (`Tensor` of shape `(B, T, len(config.auxiliary_tasks))`, *optional*): the gates of every frame,
+            mean over layers.
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     gender_logits: Tensor | None = None
     speaker_embeddings: Tensor | None = None
-    speaker_logits: Tensor | None = None
     ctc_logits: Tensor | None = None
     emotion_embeddings: Tensor | None = None
     frame_mask: Tensor | None = None
-    task_log_variances: Tensor | None = None
     task_losses: dict[str, Tensor] | None = None
     co_attentions: tuple[Tensor, ...] | None = None
     task_gates: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    speaker_logits: Tensor | None = None
+    task_log_variances: Tensor | None = None
+    frame_gates: Tensor | None = None
+
+
+class LayerInputs:
+    """
+    Records the input of every layer that runs; layerdrop skips some in training.
+
+    Args:
+        layers (`nn.ModuleList`): layers of the encoder, whose calls it watches.
+    """
+
+    def __init__(self, layers: nn.ModuleList) -> None:
+        self.inputs: dict[int, Tensor] | None = None  # None: not recording
+        for index, layer in enumerate(layers):
+            layer.register_forward_pre_hook(partial(self._record, index), with_kwargs=True)
+
+    def _record(self, index: int, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.inputs is not None:
+            self.inputs[index] = args[0] if args else kwargs["hidden_states"]
+
+    @contextmanager
+    def record(self) -> Iterator[dict[int, Tensor]]:
+        """The inputs by layer, filled until the end of the block."""
+        self.inputs = inputs = {}
+        try:
+            yield inputs
+        finally:
+            self.inputs = None
 
 
 class LayerMixture(nn.Module):
@@ -77,10 +113,33 @@ class LayerMixture(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(num_tasks, num_hidden_states))
 
-    def forward(self, hidden_states: tuple[Tensor, ...]) -> list[Tensor]:
+    def forward(self, hidden_states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Mixtures of `hidden_states`, one `(B, T, hidden_size)` per task."""
         weights = self.weight.softmax(-1).to(hidden_states[0].dtype)
-        return [sum(w * state for w, state in zip(row, hidden_states, strict=True)) for row in weights]
+        return _WeightedSums.apply(weights, *hidden_states).unbind()
+
+
+class _WeightedSums(torch.autograd.Function):
+    """
+    `(tasks, layers)` weights and a `(B, T, H)` state per layer to `(tasks, B, T, H)`: every state is read once for all
+    tasks, forward and backward, and none is copied.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, *states: Tensor) -> Tensor:
+        ctx.save_for_backward(weights, *states)
+        mixtures = states[0].new_zeros(len(weights), states[0].numel())
+        for weight, state in zip(weights.T, states, strict=True):
+            mixtures.addr_(weight, state.flatten())
+        return mixtures.unflatten(1, states[0].shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, ...]:
+        weights, *states = ctx.saved_tensors
+        grad_output = grad_output.flatten(1)
+        grad_weights = torch.stack([grad_output @ state.flatten() for state in states], dim=1)
+        return grad_weights, *((weight @ grad_output).view_as(states[0]) for weight in weights.T)
 
 
 class AttentiveStatisticsPooling(nn.Module):
@@ -217,6 +276,17 @@ class SerMtlPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
 
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        # The backbone's; transformers would guess from the attention classes in this file, which have one of their own.
+        return True
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        # For code outside of transformers, the initialisation of missing weights skips modules without parameters of
+        # their own, among them the backbone's feature projection. `_init_weights` here needs no such care.
+        return False
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -234,13 +304,24 @@ class SerMtlModel(SerMtlPreTrainedModel):
     Emotion, gender, speaker embedding and characters from one speech encoder.
 
     Args:
-        config ([`SerMtlConfig`]): what the model is. The encoder is built by `AutoModel.from_config`.
+        config ([`SerMtlConfig`]): what the model is. The encoder is built by `AutoModel.from_config`; of Whisper it is
+            the encoder alone.
     """
 
     def __init__(self, config: SerMtlConfig) -> None:
         super().__init__(config)
-        self.backbone = AutoModel.from_config(config.backbone_config)
+        # Whisper reads 30 s whatever the clip's length, and takes no mask.
+        self.has_fixed_length = config.backbone_config.model_type == "whisper"
+        auto_class = WhisperEncoder._from_config if self.has_fixed_length else AutoModel.from_config
+        self.backbone = auto_class(config.backbone_config)
         self.main_input_name = self.backbone.main_input_name
+        if self.has_fixed_length:
+            self.padding = Padding(self.backbone.config)
+        else:
+            self.padding = keep_padding_out(self.backbone, self.encoder_layers)
+        self.layer_inputs = LayerInputs(self.encoder_layers)
+        # SEW's layers see one frame where the feature encoder gives several.
+        self.squeeze_factor = getattr(self.backbone.config, "squeeze_factor", 1)
         width, size = config.hidden_size, config.fusion_hidden_size
         self.layer_mixture = LayerMixture(len(config.tasks), config.num_hidden_layers + 1)
         # The CTC head reads the mixture itself, so ASR needs a stream only where it is fused.
@@ -290,61 +371,49 @@ class SerMtlModel(SerMtlPreTrainedModel):
         """Freezes the convolutional feature encoder of a backbone that reads waveforms."""
         self.backbone.feature_extractor._freeze_parameters()
 
-    @contextmanager
-    def _record_layer_inputs(self) -> Iterator[dict[int, Tensor]]:
-        """Records the input of every layer that runs; layerdrop skips some in training."""
-        inputs: dict[int, Tensor] = {}
-
-        def record(index: int):
-            def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                inputs[index] = args[0] if args else kwargs["hidden_states"]
-
-            return hook
-
-        handles = [
-            layer.register_forward_pre_hook(record(index), with_kwargs=True)
-            for index, layer in enumerate(self.encoder_layers)
-        ]
-        try:
-            yield inputs
-        finally:
-            for handle in handles:
-                handle.remove()
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Callable[..., Any] = checkpoint, **kwargs: Any
+    ) -> None:
+        """As in transformers; a layer that is recomputed sees the padding of its own batch."""
+        checkpoint_with_padding = partial(self.padding.checkpoint, gradient_checkpointing_func)
+        super()._set_gradient_checkpointing(enable, checkpoint_with_padding, **kwargs)
 
     def _encode(
         self, inputs: Tensor, attention_mask: Tensor | None, output_attentions: bool | None
     ) -> tuple[tuple[Tensor, ...], Tensor, tuple[Tensor, ...] | None]:
         """Hidden states (the input of every layer and the final output), frame mask and attentions."""
+        num_inputs = inputs.shape[2] if self.has_fixed_length else inputs.shape[1]
+        input_lengths = inputs.new_full((len(inputs),), num_inputs, dtype=torch.long)
+        self.padding.lengths = None
+        if attention_mask is not None:
+            input_lengths = attention_mask.sum(1)
+            frame_lengths = self.backbone._get_feat_extract_output_lengths(input_lengths)
+            self.padding.lengths = Lengths(input_lengths, frame_lengths)
         kwargs: dict[str, Any] = {self.main_input_name: inputs, "attention_mask": attention_mask}
-        num_frames = inputs.shape[1]
-        if self.main_input_name == "input_values":
-            num_frames = int(self.backbone._get_feat_extract_output_lengths(inputs.shape[1]))
-        masks_time = self.training and self.backbone.config.mask_time_prob > 0
-        if masks_time and num_frames < self.backbone.config.mask_time_length:
-            # SpecAugment raises on a batch shorter than one of its masks.
-            kwargs["mask_time_indices"] = inputs.new_zeros(len(inputs), num_frames, dtype=torch.bool)
-        with self._record_layer_inputs() as layer_inputs:
+        if self.training and self.backbone.config.mask_time_prob > 0:
+            num_frames = int(self.backbone._get_feat_extract_output_lengths(num_inputs))
+            if num_frames < self.backbone.config.mask_time_length:
+                # SpecAugment raises on a batch shorter than one of its masks.
+                kwargs["mask_time_indices"] = inputs.new_zeros(len(inputs), num_frames, dtype=torch.bool)
+        with self.layer_inputs.record() as layer_inputs:
             outputs = self.backbone(**kwargs, output_attentions=output_attentions, return_dict=True)
+        num_frames = outputs.last_hidden_state.shape[1]
+        if self.squeeze_factor > 1:
+            layer_inputs = {
+                index: repeat_frames(state, self.squeeze_factor, num_frames) for index, state in layer_inputs.items()
+            }
 
         # A dropped layer leaves its input as it was: that is the input of the next layer that ran.
         hidden_states = [outputs.last_hidden_state]
         for index in reversed(range(self.config.num_hidden_layers)):
             hidden_states.append(layer_inputs.get(index, hidden_states[-1]))
-        hidden_states = tuple(reversed(hidden_states))
-
-        num_frames = hidden_states[-1].shape[1]
-        if attention_mask is None:
-            frame_mask = inputs.new_ones(len(inputs), num_frames, dtype=torch.bool)
-        elif self.main_input_name == "input_values":
-            frame_mask = self.backbone._get_feature_vector_attention_mask(num_frames, attention_mask).bool()
-        else:
-            frame_mask = attention_mask.bool()
-        return hidden_states, frame_mask, outputs.attentions
+        mask = frame_mask(self._frame_lengths(input_lengths), num_frames)
+        return tuple(reversed(hidden_states)), mask, outputs.attentions
 
     def _fuse(
         self, streams: dict[str, Tensor], frame_mask: Tensor, output_co_attentions: bool
     ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...] | None]:
-        """The fused emotion stream, the mean gates and the maps of the last layer."""
+        """The fused emotion stream, the gates of every frame and the maps of the last layer."""
         emotion = streams["emotion"]
         auxiliary = [streams[task] for task in self.config.auxiliary_tasks]
         if not auxiliary:
@@ -357,8 +426,7 @@ class SerMtlModel(SerMtlPreTrainedModel):
             gates.append(gate)
         if not output_co_attentions:
             return emotion, None, None
-        weights = frame_mask[..., None] / frame_mask.sum(1)[:, None, None]
-        return emotion, (torch.stack(gates).mean(0) * weights).sum(1), maps
+        return emotion, torch.stack(gates).mean(0), maps
 
     @can_return_tuple
     def forward(
@@ -371,7 +439,7 @@ class SerMtlModel(SerMtlPreTrainedModel):
         speaker_labels: Tensor | None = None,
         ctc_labels: Tensor | None = None,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | list[int] | None = None,
         output_co_attentions: bool | None = None,
         **kwargs: Any,
     ) -> SerMtlOutput:
@@ -384,8 +452,9 @@ class SerMtlModel(SerMtlPreTrainedModel):
             gender_labels (`Tensor` of shape `(B,)`): indices into `config.gender_labels`.
             speaker_labels (`Tensor` of shape `(B,)`): training speakers.
             ctc_labels (`Tensor` of shape `(B, L)`): characters, padded with -100.
-            output_attentions (`bool`): also the backbone's attention maps.
-            output_hidden_states (`bool`): also the hidden states.
+            output_attentions (`bool`): also the backbone's attention maps; by default as in the configuration.
+            output_hidden_states (`bool` or `list[int]`): also the hidden states, or those of these indices (None in
+                place of the others); by default as in the configuration.
             output_co_attentions (`bool`): also the co-attention maps and gates.
         """
         inputs = input_values if self.main_input_name == "input_values" else input_features
@@ -393,13 +462,20 @@ class SerMtlModel(SerMtlPreTrainedModel):
             raise ValueError(
                 f"{self.main_input_name}: found None; a {self.backbone.config.model_type} backbone reads it"
             )
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         hidden_states, frame_mask, attentions = self._encode(inputs, attention_mask, output_attentions)
         mixtures = dict(zip(self.config.tasks, self.layer_mixture(hidden_states), strict=True))
         streams = {task: self.dropout(stream(mixtures[task])) for task, stream in self.streams.items()}
 
         output = SerMtlOutput(frame_mask=frame_mask)
         if "emotion" in self.config.tasks:
-            fused, output.task_gates, output.co_attentions = self._fuse(streams, frame_mask, bool(output_co_attentions))
+            fused, gates, output.co_attentions = self._fuse(streams, frame_mask, bool(output_co_attentions))
+            if gates is not None:
+                output.frame_gates, weights = gates, frame_mask / frame_mask.sum(1, keepdim=True)
+                output.task_gates = (gates * weights[..., None]).sum(1)
             output.emotion_embeddings = self.emotion_embedding(self.emotion_pooling(fused, frame_mask))
             output.logits = self.emotion_classifier(self.dropout(F.gelu(output.emotion_embeddings)))
         if "gender" in self.config.tasks:
@@ -410,12 +486,15 @@ class SerMtlModel(SerMtlPreTrainedModel):
             output.speaker_embeddings = F.normalize(self.speaker_embedding(pooled).float(), dim=-1)
             if self.speaker_prototypes is not None:
                 prototypes = F.normalize(self.speaker_prototypes.float(), dim=-1)
-                with torch.autocast(inputs.device.type, enabled=False):
+                with full_precision(inputs):
                     output.speaker_logits = F.linear(output.speaker_embeddings, prototypes)
         if "asr" in self.config.tasks:
             output.ctc_logits = self.ctc_head(self.dropout(mixtures["asr"]))
         # All parameters are read in here, none by the loss: DDP and FSDP see their use only in a forward.
         output.task_log_variances = self.task_log_variances
+        if isinstance(output_hidden_states, list):
+            kept = {index % len(hidden_states) for index in output_hidden_states}
+            hidden_states = tuple(state if index in kept else None for index, state in enumerate(hidden_states))
         output.hidden_states = hidden_states if output_hidden_states else None
         output.attentions = attentions if output_attentions else None
 
@@ -432,10 +511,12 @@ class SerMtlModel(SerMtlPreTrainedModel):
 
     def frame_lengths(self, attention_mask: Tensor) -> Tensor:
         """Frames of each clip that are not padding, `(B,)`, from the mask of the inputs, as in `forward`."""
-        lengths = attention_mask.sum(1)
-        if self.main_input_name == "input_values":
-            return self.backbone._get_feat_extract_output_lengths(lengths)
-        return lengths
+        return self._frame_lengths(attention_mask.sum(1))
+
+    def _frame_lengths(self, input_lengths: Tensor) -> Tensor:
+        """Frames that heads and losses read, `(B,)`: at least one, and of SEW those that its squeezed frames cover."""
+        lengths = self.backbone._get_feat_extract_output_lengths(input_lengths)
+        return (lengths // self.squeeze_factor * self.squeeze_factor).clamp(min=1)
 
     def num_labelled(self, labels: dict[str, Tensor], attention_mask: Tensor) -> dict[str, Tensor]:
         """
@@ -481,12 +562,12 @@ class SerMtlModel(SerMtlPreTrainedModel):
                 loss = cross_entropy_per_clip(
                     output.logits,
                     label,
-                    class_weights(config.emotion_class_counts, config.emotion_class_weight),
+                    cross_entropy_weights(config.emotion_class_counts, config.emotion_class_weight),
                     label_smoothing=config.label_smoothing,
                     focus=config.emotion_focus,
                 )
             elif task == "gender":
-                weights = class_weights(config.gender_class_counts, config.gender_class_weight)
+                weights = cross_entropy_weights(config.gender_class_counts, config.gender_class_weight)
                 loss = cross_entropy_per_clip(output.gender_logits, label, weights)
             elif task == "speaker":
                 margin = config.speaker_margin if speaker_margin is None else speaker_margin
@@ -531,22 +612,28 @@ class SerMtlModel(SerMtlPreTrainedModel):
             if swfc is None:
                 swfc = config_swfc_loss(output.emotion_embeddings, labels["emotion"], config)
             losses["swfc"] = swfc
+        return torch.stack(list(self.task_terms(output, losses, num_labelled).values())).sum(), losses
+
+    def task_terms(
+        self, output: SerMtlOutput, losses: dict[str, Tensor], num_labelled: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """
+        What each task adds to the loss, scalars by task name; SWFC belongs to emotion. Arguments as in, and from,
+        [`~SerMtlModel.multi_task_loss`].
+        """
+        config = self.config
+        totals = {task: loss for task, loss in losses.items() if task != "swfc"}
+        if "swfc" in losses:
+            totals["emotion"] = losses["emotion"] + config.swfc_weight * losses["swfc"]
         log_variances = None
         if output.task_log_variances is not None:
             # Without labels a task's uncertainty would only shrink.
             log_variances = {
                 task: variance * (num_labelled[task] > 0)
                 for task, variance in zip(config.tasks, output.task_log_variances, strict=True)
-                if task in losses
+                if task in totals
             }
-        return weighted_sum(self.task_totals(losses), config.task_weights, log_variances), losses
-
-    def task_totals(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The loss of each task from `losses` by name: SWFC joins the emotion cross-entropy with its weight."""
-        totals = {task: loss for task, loss in losses.items() if task != "swfc"}
-        if "swfc" in losses:
-            totals["emotion"] = losses["emotion"] + self.config.swfc_weight * losses["swfc"]
-        return totals
+        return weighted_terms(totals, config.task_weights, log_variances)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """As in transformers, and names this class for `AutoModelForAudioClassification` too."""

@@ -26,6 +26,24 @@ def test_the_layer_mixture_is_a_softmax_weighted_sum(seed, tasks, states):
         torch.testing.assert_close(mixed, expected)
 
 
+@given(seed=st.integers(0, 1000), tasks=st.integers(1, 4), states=st.integers(1, 6))
+@few
+def test_the_gradient_of_the_layer_mixture_is_that_of_the_sum(seed, tasks, states):
+    torch.manual_seed(seed)
+    mixture = LayerMixture(tasks, states).double()
+    torch.nn.init.normal_(mixture.weight)
+    hidden_states = tuple(torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True) for _ in range(states))
+    targets = torch.randn(tasks, 2, 3, 4, dtype=torch.float64)
+
+    def gradients(mixed):
+        loss = sum((target * stream).sum() for target, stream in zip(targets, mixed, strict=True))
+        return torch.autograd.grad(loss, (mixture.weight, *hidden_states))
+
+    weights = mixture.weight.softmax(-1)
+    expected = [sum(w * state for w, state in zip(row, hidden_states, strict=True)) for row in weights]
+    torch.testing.assert_close(gradients(mixture(hidden_states)), gradients(expected))
+
+
 @given(seed=st.integers(0, 1000), lengths=st.lists(st.integers(1, 7), min_size=1, max_size=3))
 @few
 def test_attentive_pooling_equals_a_loop_over_the_real_frames(seed, lengths):
