@@ -5,15 +5,17 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import transformers
 from accelerate import PartialState
-from transformers import EarlyStoppingCallback, set_seed
+from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
 from modeling_ser_mtl.data.augmentation import WaveformAugmentation
 from modeling_ser_mtl.data.collator import SerMtlCollator
 from modeling_ser_mtl.data.dataset import SpeechDataset
 from modeling_ser_mtl.data.errors import InputError
+from modeling_ser_mtl.evaluation.metrics import Predictions
 from modeling_ser_mtl.evaluation.report import results_table, write_predictions
 from modeling_ser_mtl.evaluation.verification import read_trials
 from modeling_ser_mtl.hub.model_card import write_model_card
@@ -35,7 +37,7 @@ from modeling_ser_mtl.training.trainer import SerMtlTrainer
 
 def run(model_args: ModelArguments, data_args: DataArguments, args: SerMtlTrainingArguments) -> dict[str, float]:
     """One run, from arguments to files in `args.output_dir`; returns all metrics."""
-    output_dir, checkpoint = Path(args.output_dir), starting_checkpoint(args)
+    output_dir, checkpoint = Path(str(args.output_dir)), starting_checkpoint(args)
     set_seed(args.seed)
     config = load_config(model_args)
 
@@ -78,7 +80,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: SerMtlTraini
     model = build_model(model_args, config, processor, labels, counts)
 
     # Training, evaluation, prediction.
-    callbacks = [EpochCallback()]
+    callbacks: list[TrainerCallback] = [EpochCallback()]
     if args.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
     trainer = SerMtlTrainer(
@@ -108,19 +110,20 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: SerMtlTraini
         if not wanted:
             continue
         output = trainer.predict(datasets[name], metric_key_prefix=prefix)
-        trainer.save_metrics(prefix, output.metrics)
-        metrics |= output.metrics
+        found, predictions = output.metrics or {}, cast(Predictions, output.predictions)
+        trainer.save_metrics(prefix, found)
+        metrics |= found
         if trainer.is_world_process_zero():
             if name == "test" or not args.do_predict:
                 path = output_dir / "predictions.csv"
-                write_predictions(path, tables[name], output.predictions, labels.emotion, labels.gender)
+                write_predictions(path, tables[name], predictions, labels.emotion, labels.gender)
             speakers = tables[name]["speaker"]
             title = f"{name} set: {len(speakers)} clips of {speakers[speakers != ''].nunique()} known speakers"
             if "train" in tables and (speakers != "").all():
                 title += ", none of them in training"
             if data_args.synthetic_corpus:
                 title += " (synthetic speech)"
-            print(f"\n{results_table(output.metrics, prefix, title)}\n")
+            print(f"\n{results_table(found, prefix, title)}\n")
 
     if args.do_train and trainer.is_world_process_zero():
         synthetic = data_args.synthetic_corpus

@@ -100,6 +100,7 @@ class SerMtlConfig(PretrainedConfig):
 
     model_type = "ser_mtl"
     sub_configs = {"backbone_config": AutoConfig}
+    id2label: dict[int, str]
     keys_to_ignore_at_inference = [
         "task_log_variances",
         "task_losses",
@@ -198,12 +199,13 @@ class SerMtlConfig(PretrainedConfig):
             kwargs["id2label"] = dict(enumerate(EMOTIONS))
         if kwargs.get("id2label") and not kwargs.get("label2id"):
             kwargs["label2id"] = {name: int(index) for index, name in kwargs["id2label"].items()}
-        super().__init__(pad_token_id=pad_token_id, **kwargs)
+        super().__init__(pad_token_id=pad_token_id, **kwargs)  # type: ignore[call-arg]
+        num_emotions = len(self.emotion_labels)
         if self.emotion_class_counts is None:
-            self.emotion_class_counts = [1] * self.num_labels
-        if len(self.emotion_class_counts) != self.num_labels:
+            self.emotion_class_counts = [1] * num_emotions
+        if len(self.emotion_class_counts) != num_emotions:
             raise ValueError(
-                f"emotion_class_counts: found {len(self.emotion_class_counts)} counts for {self.num_labels} emotions"
+                f"emotion_class_counts: found {len(self.emotion_class_counts)} counts for {num_emotions} emotions"
             )
         if self.gender_class_counts is not None and len(self.gender_class_counts) != len(self.gender_labels):
             raise ValueError(
@@ -214,7 +216,8 @@ class SerMtlConfig(PretrainedConfig):
     @property
     def emotion_labels(self) -> list[str]:
         """Emotion names in the order of the logits."""
-        return [self.id2label[index] for index in range(len(self.id2label))]
+        names: dict[int, str] = self.id2label
+        return [names[index] for index in range(len(names))]
 
     @property
     def auxiliary_tasks(self) -> list[str]:

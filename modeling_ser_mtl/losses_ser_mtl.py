@@ -107,7 +107,7 @@ def swfc_loss(
     dtype = torch.promote_types(embeddings.dtype, torch.float32)
     with full_precision(embeddings):
         candidates, candidate_labels = embeddings.to(dtype), labels
-        if bank_embeddings is not None:
+        if bank_embeddings is not None and bank_labels is not None:
             candidates = torch.cat([candidates, bank_embeddings.to(dtype)])
             candidate_labels = torch.cat([labels, bank_labels])
         if len(labels) * len(candidate_labels) <= EXACT_PAIRS and embeddings.device.type != "mps":

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from datasets import Audio, Dataset, DatasetDict, load_dataset
 
@@ -20,7 +21,7 @@ HUB_SPLITS = {"train": "train", "validation": "validation", "dev": "validation",
 class _Subset(Sequence):
     """Some items of a sequence, none of them copied."""
 
-    def __init__(self, items: Sequence[str | bytes], positions: Sequence[int]) -> None:
+    def __init__(self, items: Sequence[str | bytes], positions: Sequence[int] | np.ndarray) -> None:
         self.items, self.positions = items, list(positions)
 
     def __len__(self) -> int:
@@ -40,7 +41,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.table)
 
-    def take(self, positions: Sequence[int]) -> "Split":
+    def take(self, positions: Sequence[int] | np.ndarray) -> "Split":
         """The rows at `positions`."""
         return Split(self.table.iloc[positions].reset_index(drop=True), _Subset(self.audio, positions))
 

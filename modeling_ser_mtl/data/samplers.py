@@ -164,7 +164,7 @@ def _pack(units: list[list[int]], sizes: list[int], values: list[int], random: n
     """
     # A batch of odd size gets one odd unit, a triple rather than a single, which leaves an even number of slots.
     odd = sorted(unit for unit in units if len(unit) % 2)
-    ranking = np.lexsort((random.random(len(odd)), [-len(unit) for unit in odd]))
+    ranking = np.lexsort((random.random(len(odd)), np.array([-len(unit) for unit in odd])))
     odd_batches = [i for i, size in enumerate(sizes) if size % 2]
     leading, others = ([odd[i] for i in part] for part in np.split(ranking, [len(odd_batches)]))
     slots = dict(zip(random.permutation(odd_batches).tolist(), map(len, leading), strict=True))

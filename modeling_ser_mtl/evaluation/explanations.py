@@ -1,6 +1,7 @@
 """What moved a decision: which auxiliary task, which moment, which layer; as numbers and as a figure."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from ..modeling_ser_mtl import SerMtlModel
 from ..processing_ser_mtl import SerMtlProcessor
 
-STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "explanation"}
+STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "explanation"}
 COLORS = {"emotion": "tab:red", "gender": "tab:blue", "speaker": "tab:orange", "asr": "tab:green"}
 
 

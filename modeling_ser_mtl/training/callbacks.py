@@ -24,7 +24,8 @@ class EpochCallback(TrainerCallback):
         train_dataloader: DataLoader,
         **kwargs: Any,
     ) -> None:
-        train_dataloader.dataset.set_epoch(int(state.epoch or 0))
+        dataset: Any = train_dataloader.dataset
+        dataset.set_epoch(int(state.epoch or 0))
 
 
 class EmbeddingMemoryCallback(TrainerCallback):
@@ -40,5 +41,5 @@ class EmbeddingMemoryCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+            folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
             save_file(self.memory.state_dict(), folder / MEMORY_FILE)

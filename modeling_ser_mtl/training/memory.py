@@ -50,7 +50,7 @@ class EmbeddingMemory:
         """
         labelled = labels != IGNORE_INDEX
         embeddings, labels = embeddings.detach().float()[labelled], labels[labelled]
-        if self.embeddings is not None:
+        if self.embeddings is not None and self.labels is not None:
             embeddings, labels = torch.cat([self.embeddings, embeddings]), torch.cat([self.labels, labels])
         labels, order = labels.sort(stable=True)
         end_of_class = torch.searchsorted(labels, labels, right=True)
@@ -59,7 +59,9 @@ class EmbeddingMemory:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The stored `embeddings` and `labels`, for `safetensors`; without entries before the first push."""
-        return {} if self.embeddings is None else {"embeddings": self.embeddings, "labels": self.labels}
+        if self.embeddings is None or self.labels is None:
+            return {}
+        return {"embeddings": self.embeddings, "labels": self.labels}
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
         """

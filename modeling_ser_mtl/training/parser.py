@@ -44,9 +44,8 @@ def parse_arguments(
         InputError: a file that can't be read, an unknown key or flag (the nearest name is given), a value of the wrong
             type.
     """
-    parser = _Parser(
-        (ModelArguments, DataArguments, SerMtlTrainingArguments), prog="run_ser_mtl.py", allow_abbrev=False
-    )
+    groups: Any = (ModelArguments, DataArguments, SerMtlTrainingArguments)
+    parser = _Parser(groups, prog="run_ser_mtl.py", allow_abbrev=False)
     actions = {action.dest: action for action in parser._actions}
     argv = list(argv)
     values: dict[str, Any] = {}
@@ -75,7 +74,8 @@ def parse_arguments(
     from_scratch = namespace.config_name is not None and namespace.model_name_or_path is None
     parser.set_defaults(**{**(FROM_SCRATCH_DEFAULTS if from_scratch else FINE_TUNING_DEFAULTS), **values})
     try:
-        return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+        model_args, data_args, args = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+        return model_args, data_args, args
     except (ValueError, TypeError) as error:
         if isinstance(error, InputError):
             raise

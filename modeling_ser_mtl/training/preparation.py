@@ -24,7 +24,7 @@ def starting_checkpoint(args: SerMtlTrainingArguments) -> str | None:
     Raises:
         InputError: there is no such checkpoint, or a new training would write into a folder that has files.
     """
-    output_dir, source = Path(args.output_dir), str(args.resume_from_checkpoint or False)
+    output_dir, source = Path(str(args.output_dir)), str(args.resume_from_checkpoint or False)
     has_files = output_dir.is_dir() and any(output_dir.iterdir())
     if source.lower() == "false":
         if args.do_train and has_files:

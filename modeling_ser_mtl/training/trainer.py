@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -48,6 +48,10 @@ class SerMtlTrainer(Trainer):
         **kwargs: as in `Trainer`; datasets are [`~data.dataset.SpeechDataset`].
     """
 
+    model: SerMtlModel
+    args: SerMtlTrainingArguments
+    processing_class: SerMtlProcessor
+
     def __init__(
         self,
         model: SerMtlModel,
@@ -60,7 +64,7 @@ class SerMtlTrainer(Trainer):
         self.test_trials = test_trials
         self.memory = None
         if args.swfc_memory_size and "emotion" in model.config.tasks:
-            self.memory = EmbeddingMemory(args.swfc_memory_size, model.config.num_labels)
+            self.memory = EmbeddingMemory(args.swfc_memory_size, len(model.config.emotion_labels))
             self.add_callback(EmbeddingMemoryCallback(self.memory))
         # Of the current optimiser step: labelled clips a batch, and whether its gradients are to be logged.
         self._num_labelled: dict[str, Tensor] = {}
@@ -78,13 +82,13 @@ class SerMtlTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """`args.learning_rate` for the encoder and, where given, `args.head_learning_rate` for the rest."""
         if self.optimizer is None and self.args.head_learning_rate is not None:
-            model = self.model if model is None else model
-            decay = set(self.get_decay_parameter_names(model))
+            module = self.model if model is None else model
+            decay = set(self.get_decay_parameter_names(module))
             groups: dict[tuple[bool, bool], list[nn.Parameter]] = defaultdict(list)
-            for name, parameter in model.named_parameters():
+            for name, parameter in module.named_parameters():
                 if parameter.requires_grad:
                     groups[name.startswith("backbone."), name in decay].append(parameter)
-            optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
+            optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer = optimizer_class(
                 [
                     {
@@ -202,7 +206,7 @@ class SerMtlTrainer(Trainer):
         """Nothing: the run writes its own card, which `Trainer` would replace when it pushes."""
 
     def _get_train_sampler(self, train_dataset: SpeechDataset | None = None) -> Sampler | None:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
+        dataset = cast(SpeechDataset, self.train_dataset) if train_dataset is None else train_dataset
         by_length = self.args.train_sampling_strategy == "group_by_length"
         if self.args.class_aware_batches:
             return ClassAwareSampler(self.args.train_batch_size, dataset, self.args.seed, group_by_length=by_length)
@@ -260,8 +264,9 @@ class SerMtlTrainer(Trainer):
     ) -> EvalLoopOutput:
         """As in `Trainer`; `predictions` is a [`~evaluation.metrics.Predictions`] and the metrics are all of ours."""
         output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
-        config, dataset = self.accelerator.unwrap_model(self.model).config, dataloader.dataset
-        predictions = whole_clips(output.predictions, output.label_ids, dataset, self.processing_class)
+        config, dataset = self.accelerator.unwrap_model(self.model).config, cast(SpeechDataset, dataloader.dataset)
+        kept, clip_index = cast(tuple[dict[str, np.ndarray], np.ndarray], (output.predictions, output.label_ids))
+        predictions = whole_clips(kept, clip_index, dataset, self.processing_class)
         metrics = compute_metrics(
             predictions,
             emotion_labels=config.emotion_labels,
@@ -269,13 +274,13 @@ class SerMtlTrainer(Trainer):
             seed=self.args.seed,
             trials=self.test_trials if metric_key_prefix == "predict" else None,
         )
-        if "emotion" in config.tasks:
+        if predictions.emotion_embeddings is not None:
             metrics |= embedding_metrics(predictions.emotion_embeddings, predictions.emotion_labels, config)
         losses = {task: metrics[f"loss_{task}"] for task in config.tasks if f"loss_{task}" in metrics}
         if losses:
             metrics["loss"] = sum(config.task_weights[task] * loss for task, loss in losses.items())
-        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
-        return output._replace(predictions=predictions)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return output._replace(predictions=cast(Any, predictions), metrics=(output.metrics or {}) | metrics)
 
 
 def batch_labels(batch: dict[str, Tensor]) -> dict[str, Tensor]:
