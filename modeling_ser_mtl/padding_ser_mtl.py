@@ -77,12 +77,13 @@ class Padding:
         mask = create_bidirectional_mask(self.config, hidden_states, frame_mask(lengths, hidden_states.shape[1]))
         return args, kwargs | {"attention_mask": mask}
 
-    def checkpoint(self, checkpoint: Callable[..., Any], function: partial, *args: Any) -> Any:
+    def checkpoint(self, checkpoint: Callable[..., Any], function: Callable[..., Any], *args: Any) -> Any:
         """`checkpoint(function, *args)`, recomputed with the lengths of now."""
         lengths = self.lengths
         # Reentrant checkpoints cut the graph at positional arguments only; WavLM's layers hand their position bias on
         # by name, and the backward of each would run through all before it, again and again.
-        named = {name: value for name, value in function.keywords.items() if getattr(value, "requires_grad", False)}
+        keywords = function.keywords if isinstance(function, partial) else {}
+        named = {name: value for name, value in keywords.items() if torch.is_tensor(value) and value.requires_grad}
 
         def with_lengths(*values: Any) -> Any:
             current, self.lengths = self.lengths, lengths

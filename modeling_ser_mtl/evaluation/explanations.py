@@ -12,6 +12,8 @@ from ..modeling_ser_mtl import SerMtlModel
 from ..processing_ser_mtl import SerMtlProcessor
 
 STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "explanation"}
+# The waveform is drawn as the lowest and highest sample of so many stretches.
+WAVEFORM_COLUMNS = 600
 COLORS = {"emotion": "tab:red", "gender": "tab:blue", "speaker": "tab:orange", "asr": "tab:green"}
 
 
@@ -96,10 +98,13 @@ def draw_explanation(explanation: Explanation) -> Figure:
 
 
 def _draw_attention(axes: matplotlib.axes.Axes, explanation: Explanation) -> None:
-    length, peak = len(explanation.waveform), np.abs(explanation.waveform).max() or 1.0
     end = explanation.seconds[-1] + explanation.seconds[0]
+    columns = np.array_split(explanation.waveform, min(len(explanation.waveform), WAVEFORM_COLUMNS))
+    lowest, highest = (np.array([pick(column) for column in columns]) for pick in (np.min, np.max))
+    peak = max(-lowest.min(), highest.max()) or 1.0
     behind = axes.twinx()
-    behind.plot(np.arange(length) / length * end, explanation.waveform / peak, color="0.8", linewidth=0.4)
+    moments = (np.arange(len(columns)) + 0.5) / len(columns) * end
+    behind.fill_between(moments, lowest / peak, highest / peak, color="0.85", linewidth=0)
     behind.set(ylim=(-1.05, 1.05), yticks=[])
     behind.spines["right"].set_visible(False)
     axes.set_zorder(behind.get_zorder() + 1)

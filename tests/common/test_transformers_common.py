@@ -146,8 +146,6 @@ class ModelTester:
 
 SKIPPED = {
     "test_model_get_set_embeddings": "speech has no table of input embeddings",
-    "TestWavLM.test_training_gradient_checkpointing_use_reentrant_true": "the backward of transformers' WavLM "
-    "never ends under reentrant checkpoints: it hands its position bias from layer to layer by keyword",
 }
 
 
