@@ -24,6 +24,7 @@ from modeling_ser_mtl.training.builders import (
     LABEL_COLUMN,
     build_model,
     build_processor,
+    check_max_seconds,
     choose_best_metric,
     label_names,
     load_config,
@@ -77,6 +78,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: SerMtlTraini
         choose_best_metric(args, config.tasks, tables["validation"])
         counts = datasets["train"].class_counts
     processor = build_processor(model_args, config, datasets.get("train"))
+    check_max_seconds(processor, data_args.max_seconds)
     model = build_model(model_args, config, processor, labels, counts)
 
     # Training, evaluation, prediction.
@@ -127,7 +129,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: SerMtlTraini
 
     if args.do_train and trainer.is_world_process_zero():
         synthetic = data_args.synthetic_corpus
-        write_model_card(output_dir, model.config, metrics, synthetic, args.hub_model_id)
+        write_model_card(output_dir, config, metrics, synthetic, args.hub_model_id)
     if args.push_to_hub:
         trainer.push_to_hub()
     return metrics

@@ -99,7 +99,8 @@ class LayerInputs:
     @contextmanager
     def record(self) -> Iterator[dict[int, Tensor]]:
         """The inputs by layer, filled until the end of the block."""
-        self.inputs = inputs = {}
+        inputs: dict[int, Tensor] = {}
+        self.inputs = inputs
         try:
             yield inputs
         finally:
@@ -267,6 +268,7 @@ class SerMtlPreTrainedModel(PreTrainedModel):
     """Weight initialisation and what the class supports."""
 
     config_class = SerMtlConfig
+    config: SerMtlConfig
     base_model_prefix = "ser_mtl"
     main_input_name = "input_values"
     input_modalities = "audio"
@@ -345,7 +347,7 @@ class SerMtlModel(SerMtlPreTrainedModel):
                 self.concat_fusion = ConcatFusion(config)
             self.emotion_pooling = AttentiveStatisticsPooling(size, config.attention_pooling_size)
             self.emotion_embedding = nn.Linear(2 * size, config.emotion_embedding_size)
-            self.emotion_classifier = nn.Linear(config.emotion_embedding_size, config.num_labels)
+            self.emotion_classifier = nn.Linear(config.emotion_embedding_size, len(config.emotion_labels))
         if "gender" in config.tasks:
             self.gender_classifier = nn.Linear(size, len(config.gender_labels))
         if "speaker" in config.tasks:

@@ -176,7 +176,7 @@ def keep_padding_out(backbone: PreTrainedModel, layers: nn.ModuleList) -> Paddin
         # A new class instead of a new module, so that parameters and whatever else holds on to it stay as they are.
         if isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels:
             module.__class__ = MaskedGroupNorm
-            module.padding, module.convolutions = padding, tuple(convolutions)
+            module.padding, module.convolutions = padding, tuple(convolutions)  # type: ignore[assignment]
         elif isinstance(module, nn.BatchNorm1d):
             module.__class__ = FrozenBatchNorm
         elif isinstance(module, nn.Conv1d):

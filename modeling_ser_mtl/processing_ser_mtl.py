@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import BatchFeature, ProcessorMixin, SeamlessM4TFeatureExtractor
+from transformers import BatchFeature, ProcessorMixin, SeamlessM4TFeatureExtractor, WhisperFeatureExtractor
 
 IGNORE_INDEX = -100
 MIN_SAMPLES = 400  # the receptive field of a wav2vec 2.0 feature encoder
@@ -56,7 +56,8 @@ class LogMelFeatureExtractor(SeamlessM4TFeatureExtractor):
         return super().__call__(raw_speech, **kwargs)
 
     def _extract_fbank_features(self, waveform: np.ndarray) -> np.ndarray:
-        standardised = (self._log_mel(waveform) - np.float32(self.mean)) / np.float32(self.std)
+        mean, std = (np.asarray(values, dtype=np.float32) for values in (self.mean, self.std))
+        standardised = (self._log_mel(waveform) - mean) / std
         return np.pad(standardised, ((0, 0), (0, 1)))
 
     def _log_mel(self, waveform: np.ndarray) -> np.ndarray:
@@ -77,7 +78,7 @@ class SerMtlProcessor(ProcessorMixin):
 
     Args:
         feature_extractor (`SequenceFeatureExtractor`): the backbone's: waveforms (`input_values`) or log-mel
-            (`input_features`).
+            (`input_features`). Whisper's pads each clip to the time that its encoder reads, 30 s.
         tokenizer (`Wav2Vec2CTCTokenizer`): characters; its pad token is the CTC blank.
     """
 
@@ -88,6 +89,12 @@ class SerMtlProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         """Names of the tensors that the model reads."""
         return list(dict.fromkeys([*self.feature_extractor.model_input_names, "attention_mask"]))
+
+    @property
+    def max_samples(self) -> int | None:
+        """Length of the longest clip that the encoder reads; None without such a limit."""
+        is_whisper = isinstance(self.feature_extractor, WhisperFeatureExtractor)
+        return self.feature_extractor.n_samples if is_whisper else None
 
     def __call__(
         self,
@@ -106,24 +113,29 @@ class SerMtlProcessor(ProcessorMixin):
             **kwargs: further arguments of the feature extractor.
 
         Returns:
-            `BatchFeature` with `input_values` `(B, num_samples)` or `input_features` `(B, num_frames, num_features)`,
-            `attention_mask`, and with `text` also `ctc_labels` `(B, L)`, padded with -100.
+            `BatchFeature` with `input_values` `(B, num_samples)` or `input_features` `(B, num_frames, num_features)`
+            (of Whisper `(B, num_features, num_frames)`), `attention_mask`, and with `text` also `ctc_labels` `(B, L)`,
+            padded with -100.
 
         Raises:
-            ValueError: another sampling rate than the feature extractor's, or a clip that isn't mono or too short.
+            ValueError: another sampling rate than the feature extractor's, or a clip that isn't mono, too short, or
+                longer than `max_samples`.
         """
         single = np.ndim(audio[0]) == 0
         clips = [np.asarray(clip, dtype=np.float32) for clip in ([audio] if single else audio)]
         for clip in clips:
             if clip.ndim != 1 or len(clip) < MIN_SAMPLES:
                 raise ValueError(f"audio: found shape {clip.shape}; give mono clips of {MIN_SAMPLES} samples or more")
+            # The feature extractor would crop it without a word.
+            if self.max_samples is not None and len(clip) > self.max_samples:
+                raise ValueError(f"audio: found {len(clip)} samples; this encoder reads {self.max_samples} at a time")
         if isinstance(self.feature_extractor, SeamlessM4TFeatureExtractor):
             # Its mask marks a stack by the second frame: a clip of one frame would have none.
             clips = [np.pad(clip, (0, max(0, TWO_FRAMES - len(clip)))) for clip in clips]
         inputs = self.feature_extractor(
             clips,
             sampling_rate=sampling_rate,
-            padding=True,
+            padding=True if self.max_samples is None else "max_length",
             return_attention_mask=True,
             return_tensors=return_tensors,
             **kwargs,

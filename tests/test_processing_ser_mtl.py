@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoProcessor, SeamlessM4TFeatureExtractor, Wav2Vec2FeatureExtractor
+from transformers import AutoProcessor, SeamlessM4TFeatureExtractor, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 from modeling_ser_mtl import SerMtlProcessor
 from modeling_ser_mtl.data.audio import load_audio
@@ -19,6 +19,7 @@ FEATURE_EXTRACTORS = {
     "waveform without stored mask": Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=False),
     "log-mel": LogMelFeatureExtractor(),
     "log-mel, 39 bins, stride 4": LogMelFeatureExtractor(39, 4, mean=np.linspace(5, 9, 39), std=np.linspace(2, 3, 39)),
+    "whisper": WhisperFeatureExtractor(feature_size=8),
 }
 
 
@@ -104,6 +105,7 @@ def test_the_inputs_of_a_clip_do_not_depend_on_its_batch(tokenizer, own, others,
         name = processor.model_input_names[0]
         length = alone[name].shape[1]
         torch.testing.assert_close(padded[name][row, :length], alone[name][0], rtol=0, atol=1e-6)
+        length = alone["attention_mask"].shape[1]
         torch.testing.assert_close(padded["attention_mask"][row, :length], alone["attention_mask"][0])
         assert (padded["attention_mask"][row, length:] == 0).all()
 
@@ -126,6 +128,26 @@ def test_one_waveform_or_a_list_of_one_give_the_same_inputs(processor):
     assert set(single) == set(batch) == set(processor.model_input_names)
     for name in single:
         torch.testing.assert_close(single[name], batch[name], rtol=0, atol=0)
+
+
+@given(sizes=st.lists(st.integers(400, 480_000), min_size=1, max_size=2))
+@settings(max_examples=5, deadline=None)
+def test_whisper_features_are_30_seconds_of_which_the_mask_takes_the_clips_frames(tokenizer, sizes):
+    extractor = WhisperFeatureExtractor(feature_size=8)
+    clips = [noise(size) for size in sizes]
+    inputs = SerMtlProcessor(extractor, tokenizer)(clips, sampling_rate=16_000)
+    stock = extractor(clips, sampling_rate=16_000, return_tensors="pt")
+    assert inputs["input_features"].shape == (len(sizes), 8, 3_000)
+    assert torch.equal(inputs["input_features"], stock["input_features"])
+    # A frame of 10 ms counts where it begins inside the clip.
+    assert inputs["attention_mask"].tolist() == [[int(160 * frame < size) for frame in range(3_000)] for size in sizes]
+
+
+def test_a_clip_longer_than_whisper_reads_is_refused_instead_of_cropped(tokenizer):
+    processor = SerMtlProcessor(WhisperFeatureExtractor(feature_size=8), tokenizer)
+    assert processor([noise(480_000)], sampling_rate=16_000)["attention_mask"].all()
+    with pytest.raises(ValueError, match="found 480001 samples; this encoder reads 480000"):
+        processor([noise(4_000), noise(480_001)], sampling_rate=16_000)
 
 
 def test_another_sampling_rate_is_refused(processor):

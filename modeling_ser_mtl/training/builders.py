@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import (
     MODEL_MAPPING,
     AutoConfig,
@@ -19,11 +22,12 @@ from transformers import (
     PretrainedConfig,
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
+    WhisperFeatureExtractor,
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..configuration_ser_mtl import FUSIONS, TASKS, SerMtlConfig
-from ..data.audio import load_audio
+from ..data.audio import SAMPLING_RATE, load_audio
 from ..data.dataset import LabelNames, SpeechDataset
 from ..data.errors import InputError
 from ..data.manifest import check_labels, clear_labels_outside
@@ -47,6 +51,12 @@ BEST_METRIC = {
 DEFAULT_CHARACTERS = "abcdefghijklmnopqrstuvwxyz'"
 # Log-mel channels of a 10 ms frame; an encoder's input stacks a whole number of frames.
 FRAME_SIZE = 80
+# Whisper's encoder positions of a second: every other log-mel frame of 10 ms.
+WHISPER_RATE = 50
+# Weights that only the loss reads; those of a checkpoint may lack or belong to other speakers.
+LOSS_WEIGHTS = ("speaker_prototypes", "task_log_variances")
+# Names of missing weights that a message spells out.
+NAMES_SHOWN = 8
 # Training clips, evenly spread over the manifest, that give the mean and standard deviation of log-mel features.
 STATISTICS_CLIPS = 200
 
@@ -87,7 +97,7 @@ def load_config(args: ModelArguments) -> SerMtlConfig:
         if getattr(args, name) is not None
     }
     source = _load_source(args)
-    values = source.to_dict() if isinstance(source, SerMtlConfig) else {"backbone_config": source}
+    values: dict[str, Any] = source.to_dict() if isinstance(source, SerMtlConfig) else {"backbone_config": source}
     if args.tasks is not None:
         values["tasks"] = args.tasks
         if is_checkpoint(args, source) and set(args.tasks) != set(source.tasks):
@@ -102,10 +112,13 @@ def load_config(args: ModelArguments) -> SerMtlConfig:
     try:
         config = SerMtlConfig(**(values | overrides))
     except (ValueError, TypeError) as error:
-        raise InputError(" ".join(str(error).split())) from error
+        raise InputError(_one_line(error)) from error
     backbone = config.backbone_config
+    is_whisper = backbone.model_type == "whisper"
     if args.layerdrop is not None:
-        backbone.layerdrop = args.layerdrop
+        setattr(backbone, "encoder_layerdrop" if is_whisper else "layerdrop", args.layerdrop)
+    if args.spec_augment and is_whisper:
+        raise InputError("--spec_augment True: the Whisper encoder has no SpecAugment of its own; drop it")
     if args.spec_augment is not None:
         backbone.apply_spec_augment = args.spec_augment
     return config
@@ -113,14 +126,8 @@ def load_config(args: ModelArguments) -> SerMtlConfig:
 
 def _load_source(args: ModelArguments) -> PretrainedConfig:
     if args.model_name_or_path is not None:
-        try:
-            return AutoConfig.from_pretrained(args.model_name_or_path, revision=args.revision)
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(
-                f"--model_name_or_path {args.model_name_or_path}: could not be loaded ({reason})"
-            ) from error
-    path = Path(args.config_name)
+        return _from_pretrained(AutoConfig, args)
+    path = Path(str(args.config_name))
     if not path.is_file():
         raise InputError(f"--config_name {path}: no such file; give a JSON file of a backbone or a SerMtlConfig")
     try:
@@ -128,13 +135,30 @@ def _load_source(args: ModelArguments) -> PretrainedConfig:
     except json.JSONDecodeError as error:
         raise InputError(f"--config_name {path}: not valid JSON ({error})") from error
     model_type = values.pop("model_type", None)
-    if model_type == SerMtlConfig.model_type:
-        return SerMtlConfig(**values)
     if model_type not in CONFIG_MAPPING:
         raise InputError(
             f"--config_name {path}: model_type is {model_type!r}; give ser_mtl or a speech encoder's, e.g. wav2vec2"
         )
-    return CONFIG_MAPPING[model_type](**values)
+    try:
+        return CONFIG_MAPPING[model_type](**values)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise InputError(f"--config_name {path}: {_one_line(error)}") from error
+
+
+def _from_pretrained(auto_class: Any, args: ModelArguments, **kwargs: Any) -> Any:
+    """`auto_class.from_pretrained` of `--model_name_or_path`, whose errors become one line."""
+    try:
+        return auto_class.from_pretrained(args.model_name_or_path, revision=args.revision, **kwargs)
+    except pickle.UnpicklingError as error:
+        reason = "its weights are no plain pickle of tensors (code in one is never run); give safetensors"
+        raise InputError(f"--model_name_or_path {args.model_name_or_path}: {reason}") from error
+    except (OSError, ValueError, RuntimeError, StrictDataclassError, SafetensorError) as error:
+        reason = _one_line(error)
+        raise InputError(f"--model_name_or_path {args.model_name_or_path}: could not be loaded ({reason})") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def is_checkpoint(args: ModelArguments, config: PretrainedConfig) -> bool:
@@ -218,25 +242,64 @@ def choose_best_metric(args: SerMtlTrainingArguments, tasks: Sequence[str], vali
 def build_processor(args: ModelArguments, config: SerMtlConfig, train: SpeechDataset | None) -> SerMtlProcessor:
     """
     The checkpoint's processor, or the backbone's feature extractor beside a tokenizer with the characters of the
-    training transcripts. Log-mel features of a model trained from scratch are standardised by training clips.
+    training transcripts. Log-mel features of a model trained from scratch are standardised by training clips; those of
+    Whisper need no statistics.
+
+    Raises:
+        InputError: a processor that can't be read, or training clips longer than the encoder reads.
     """
     if is_checkpoint(args, config):
-        return AutoProcessor.from_pretrained(args.model_name_or_path, revision=args.revision)
-    if args.model_name_or_path is not None:
-        feature_extractor = AutoFeatureExtractor.from_pretrained(args.model_name_or_path, revision=args.revision)
-    elif MODEL_MAPPING[type(config.backbone_config)].main_input_name == "input_features":
-        stride = config.backbone_config.feature_projection_input_dim // FRAME_SIZE
-        feature_extractor = LogMelFeatureExtractor(num_mel_bins=FRAME_SIZE - 1, stride=stride)
-        if train is not None:
-            clips = np.linspace(0, len(train) - 1, min(len(train), STATISTICS_CLIPS)).astype(int)
-            feature_extractor.fit(load_audio(train.audio[clip]) for clip in clips)
+        processor = _from_pretrained(AutoProcessor, args)
     else:
-        feature_extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
-    characters = [text for text in train.transcripts if text] if train is not None else []
+        transcripts = [text for text in train.transcripts if text] if train is not None else []
+        processor = SerMtlProcessor(_build_feature_extractor(args, config, train), _build_tokenizer(transcripts))
+    return processor
+
+
+def check_max_seconds(processor: SerMtlProcessor, max_seconds: float) -> None:
+    """
+    Refuses clips of `max_seconds` where the encoder reads a fixed time.
+
+    Raises:
+        InputError: `max_seconds` above that time.
+    """
+    limit = processor.max_samples
+    if limit is not None and max_seconds * SAMPLING_RATE > limit:
+        raise InputError(
+            f"--max_seconds {max_seconds:g}: this encoder reads {limit / SAMPLING_RATE:g} s at a time; give that or "
+            "less, longer clips are then cropped in training and cut into windows in prediction"
+        )
+
+
+def _build_feature_extractor(args: ModelArguments, config: SerMtlConfig, train: SpeechDataset | None) -> Any:
+    backbone = config.backbone_config
+    if args.model_name_or_path is not None:
+        return _from_pretrained(AutoFeatureExtractor, args)
+    if backbone.model_type == "whisper":
+        seconds, rest = divmod(backbone.max_source_positions, WHISPER_RATE)
+        if rest or not seconds:
+            raise InputError(
+                f"max_source_positions: found {backbone.max_source_positions}, must be a multiple of {WHISPER_RATE}, "
+                "the encoder's positions of a second; 1500 in published checkpoints"
+            )
+        return WhisperFeatureExtractor(backbone.num_mel_bins, chunk_length=seconds, return_attention_mask=True)
+    backbone_class: Any = MODEL_MAPPING[type(backbone)]
+    if backbone_class.main_input_name == "input_values":
+        return Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
+    feature_extractor = LogMelFeatureExtractor(
+        num_mel_bins=FRAME_SIZE - 1, stride=backbone.feature_projection_input_dim // FRAME_SIZE
+    )
+    if train is not None:
+        clips = np.linspace(0, len(train) - 1, min(len(train), STATISTICS_CLIPS)).astype(int)
+        feature_extractor.fit(load_audio(train.audio[clip]) for clip in clips)
+    return feature_extractor
+
+
+def _build_tokenizer(transcripts: Sequence[str]) -> Wav2Vec2CTCTokenizer:
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = Path(folder) / "vocab.json"
-        vocabulary.write_text(json.dumps(build_vocabulary(characters or [DEFAULT_CHARACTERS])), encoding="utf-8")
-        tokenizer = Wav2Vec2CTCTokenizer(
+        vocabulary.write_text(json.dumps(build_vocabulary(transcripts or [DEFAULT_CHARACTERS])), encoding="utf-8")
+        return Wav2Vec2CTCTokenizer(
             str(vocabulary),
             bos_token=None,
             eos_token=None,
@@ -244,7 +307,6 @@ def build_processor(args: ModelArguments, config: SerMtlConfig, train: SpeechDat
             pad_token="<pad>",
             word_delimiter_token="|",
         )
-    return SerMtlProcessor(feature_extractor, tokenizer)
 
 
 def build_model(
@@ -257,6 +319,11 @@ def build_model(
     """
     The model for these labels: weights of the checkpoint, of the published encoder, or new ones. `class_counts` are the
     training clips per emotion and per gender, by task name; None without training.
+
+    Weights are in single precision, whatever they were saved in: mixed precision is up to the training.
+
+    Raises:
+        InputError: weights that can't be read or, without training, that a prediction needs and the source lacks.
     """
     continues = is_checkpoint(args, config)
     config.id2label = dict(enumerate(labels.emotion))
@@ -265,23 +332,38 @@ def build_model(
     config.vocab_size = len(processor.tokenizer)
     config.pad_token_id = processor.tokenizer.pad_token_id
     if not continues:
-        config.emotion_class_counts, config.gender_class_counts = [1] * config.num_labels, None
+        config.emotion_class_counts, config.gender_class_counts = [1] * len(labels.emotion), None
     if class_counts is not None:
         config.num_speakers = len(labels.speaker) if "speaker" in config.tasks else 0
         config.emotion_class_counts = list(class_counts["emotion"])
         config.gender_class_counts = list(class_counts["gender"])
+    config.backbone_config.dtype = torch.float32
     if continues:
-        model = SerMtlModel.from_pretrained(
-            args.model_name_or_path, revision=args.revision, config=config, ignore_mismatched_sizes=True
+        model, info = _from_pretrained(
+            SerMtlModel,
+            args,
+            config=config,
+            dtype=torch.float32,
+            weights_only=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
+        missing = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}.difference(LOSS_WEIGHTS)
+        _report_missing(args, sorted(missing), trains=class_counts is not None)
         if model.speaker_prototypes is not None:
             torch.nn.init.normal_(model.speaker_prototypes)  # the training speakers may be others than before
     else:
         model = SerMtlModel(config)
+        if class_counts is None:
+            heads = {name.split(".")[0] for name, _ in model.named_parameters()} - {"backbone", *LOSS_WEIGHTS}
+            _report_missing(args, sorted(heads), trains=False)
         if args.model_name_or_path is not None:
-            model.backbone = AutoModel.from_pretrained(
-                args.model_name_or_path, revision=args.revision, config=config.backbone_config
+            source, info = _from_pretrained(
+                AutoModel, args, config=config.backbone_config, weights_only=True, output_loading_info=True
             )
+            _report_missing(args, sorted(info["missing_keys"]), trains=True)
+            # Copied, since a new module would come without what the model attached to its own.
+            model.backbone.load_state_dict((source.encoder if model.has_fixed_length else source).state_dict())
     if args.freeze_feature_encoder:
         if model.main_input_name != "input_values":
             raise InputError(
@@ -289,3 +371,19 @@ def build_model(
             )
         model.freeze_feature_encoder()
     return model
+
+
+def _report_missing(args: ModelArguments, missing: Sequence[str], *, trains: bool) -> None:
+    """Warns of weights that start at random, or raises an [`InputError`] where nothing will train them."""
+    if not missing:
+        return
+    names = ", ".join(missing[:NAMES_SHOWN])
+    if len(missing) > NAMES_SHOWN:
+        names += f" and {len(missing) - NAMES_SHOWN} more"
+    source = f"--model_name_or_path {args.model_name_or_path}" if args.model_name_or_path else "--config_name"
+    if not trains:
+        raise InputError(
+            f"{source}: has no trained weights for {names}, so predictions would be random; add --do_train, or give a "
+            "whole checkpoint of this project"
+        )
+    logger.warning("%s: has no trained weights for %s: they start at random", source, names)
