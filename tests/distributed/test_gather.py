@@ -103,7 +103,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(params=WORLD_SIZES, ids="{} processes".format)
 def ranks(request: pytest.FixtureRequest, folder: Path) -> list[dict]:
     """What each of 2 or 3 processes found."""
-    return [torch.load(folder / str(request.param) / f"{rank}.pt") for rank in range(request.param)]
+    return [torch.load(folder / str(request.param) / f"{rank}.pt", weights_only=True) for rank in range(request.param)]
 
 
 def one_process(name: str, reduction: str, num_processes: int) -> dict[str, Tensor]:

@@ -34,20 +34,6 @@ def published_encoder(request, tiny_config, tmp_path) -> str:
     return str(folder)
 
 
-def test_a_published_encoder_keeps_its_weights_and_its_feature_extractor(published_encoder) -> None:
-    args = ModelArguments(model_name_or_path=published_encoder)
-    config = load_config(args)
-    processor = build_processor(args, config, None)
-    model = build_model(args, config, processor, LABELS, COUNTS)
-    source = AutoModel.from_pretrained(published_encoder)
-    weights = model.backbone.state_dict()
-    assert weights.keys() == source.state_dict().keys()
-    assert all(torch.equal(weights[name], value) for name, value in source.state_dict().items())
-    assert model.main_input_name in processor.model_input_names
-    assert type(processor.feature_extractor) in (Wav2Vec2FeatureExtractor, SeamlessM4TFeatureExtractor)
-    assert model.config.num_speakers == 3 and model.config.emotion_labels == LABELS.emotion
-
-
 def test_a_run_starts_from_a_published_encoder_and_then_continues_its_own(
     published_encoder, command, manifest, tmp_path
 ) -> None:

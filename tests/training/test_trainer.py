@@ -158,45 +158,42 @@ def test_the_logged_gradients_are_those_that_the_learned_uncertainty_scales(plai
     assert norms[1] == pytest.approx(norms[0] * np.exp(-2.0), rel=1e-4)
 
 
+@pytest.fixture
+def weights_of_both(make_trainer):
+    """Weights after SGD in batches of 2, four of them accumulated, and in batches of 8; SWFC must be off."""
+
+    def train(config, table, **options) -> list[dict[str, torch.Tensor]]:
+        weights = []
+        for accumulation, size in [(4, 2), (1, 8)]:
+            trainer = make_trainer(
+                config,
+                make_dataset(table, training=True),
+                learning_rate=0.1,
+                max_grad_norm=0.0,
+                per_device_train_batch_size=size,
+                gradient_accumulation_steps=accumulation,
+                **options,
+            )
+            before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+            trainer.train()
+            weights.append(trainer.model.state_dict())
+            assert max((weights[-1][key] - before[key]).abs().max() for key in before) > 1e-3
+        return weights
+
+    return train
+
+
 @pytest.mark.parametrize("tasks", [*((task,) for task in TASKS), TASKS])
-def test_accumulated_small_batches_give_the_weights_of_one_large_batch(plain_config, make_trainer, tasks):
-    weights = []
-    for accumulation, size in [(4, 2), (1, 8)]:  # some of the small batches have no label of a task
-        trainer = make_trainer(
-            plain_config("wav2vec2-layer", tasks=tasks, swfc_weight=0.0, task_balancing="uncertainty"),
-            make_dataset(training=True),
-            learning_rate=0.1,
-            max_grad_norm=0.0,
-            max_steps=2,
-            per_device_train_batch_size=size,
-            gradient_accumulation_steps=accumulation,
-        )
-        before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
-        trainer.train()
-        weights.append(trainer.model.state_dict())
-        assert max((weights[-1][key] - before[key]).abs().max() for key in before) > 1e-3
-    for key in weights[0]:
-        torch.testing.assert_close(weights[0][key], weights[1][key], rtol=1e-5, atol=1e-6)
+def test_accumulated_small_batches_give_the_weights_of_one_large_batch(plain_config, weights_of_both, tasks):
+    # Some of the small batches have no label of a task.
+    config = plain_config("wav2vec2-layer", tasks=tasks, swfc_weight=0.0, task_balancing="uncertainty")
+    torch.testing.assert_close(*weights_of_both(config, CLIPS, max_steps=2), rtol=1e-5, atol=1e-6)
 
 
-def test_a_last_step_of_fewer_accumulated_batches_counts_its_own_clips(plain_config, make_trainer):
+def test_a_last_step_of_fewer_accumulated_batches_counts_its_own_clips(plain_config, weights_of_both):
     table = pd.concat([CLIPS, CLIPS.iloc[:3]], ignore_index=True)  # 11 clips: batches of 2, 2, 2, 2 and 2, 1
-    weights = []
-    for accumulation, size in [(4, 2), (1, 8)]:
-        trainer = make_trainer(
-            plain_config("wav2vec2-layer", swfc_weight=0.0),
-            make_dataset(table, training=True),
-            learning_rate=0.1,
-            max_grad_norm=0.0,
-            num_train_epochs=2,
-            per_device_train_batch_size=size,
-            gradient_accumulation_steps=accumulation,
-        )
-        trainer.train()
-        assert trainer.state.global_step == 4
-        weights.append(trainer.model.state_dict())
-    for key in weights[0]:
-        torch.testing.assert_close(weights[0][key], weights[1][key], rtol=1e-5, atol=1e-6)
+    config = plain_config("wav2vec2-layer", swfc_weight=0.0)
+    torch.testing.assert_close(*weights_of_both(config, table, num_train_epochs=2), rtol=1e-5, atol=1e-6)
 
 
 def test_a_second_training_starts_without_anything_of_the_first(plain_config, make_trainer):
