@@ -117,11 +117,14 @@ class MaskedGroupNorm(nn.GroupNorm):
         lengths = self.padding.lengths.inputs
         for kernel_size, stride in self.convolutions:
             lengths = (lengths - kernel_size) // stride + 1
-        deviations, variance = masked_deviations(hidden_states.float(), lengths.clamp(min=1))
+        hidden_states, dtype = hidden_states.float(), hidden_states.dtype
+        # Without gradients nothing reads the convolution's output again, and new memory for it costs more than the sums.
+        out = None if torch.is_grad_enabled() else hidden_states
+        deviations, variance = masked_deviations(hidden_states, lengths.clamp(min=1), out)
         scale = (variance + self.eps).rsqrt() * self.weight[:, None]
         # Where no gradient needs the deviations, the result takes their place: they are large.
         out = None if deviations.requires_grad or scale.requires_grad else deviations
-        return torch.addcmul(self.bias[:, None].float(), deviations, scale, out=out).to(hidden_states.dtype)
+        return torch.addcmul(self.bias[:, None].float(), deviations, scale, out=out).to(dtype)
 
 
 class FrozenBatchNorm(nn.BatchNorm1d):
@@ -139,14 +142,14 @@ def frame_mask(lengths: Tensor, num_frames: int) -> Tensor:
     return torch.arange(num_frames, device=lengths.device) < lengths[:, None]
 
 
-def masked_deviations(hidden_states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def masked_deviations(hidden_states: Tensor, lengths: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """
     Differences of `(B, C, T)` from the mean over the first `lengths` `(B,)` frames of each clip, 0 on the other frames,
-    and their variance over the same frames, `(B, C, 1)`.
+    in `out` if given; and their variance over the same frames, `(B, C, 1)`.
     """
     num_frames = hidden_states.shape[-1]
     mask = frame_mask(lengths, num_frames)[:, None].to(hidden_states.dtype)
-    deviations = hidden_states * mask
+    deviations = torch.mul(hidden_states, mask, out=out)
     mean = deviations.mean(-1, keepdim=True) * (num_frames / lengths)[:, None, None]
     deviations.addcmul_(mean, mask, value=-1)
     variance = torch.linalg.vector_norm(deviations, dim=-1, keepdim=True).square() / lengths[:, None, None]
