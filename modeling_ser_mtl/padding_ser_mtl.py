@@ -118,7 +118,7 @@ class MaskedGroupNorm(nn.GroupNorm):
         for kernel_size, stride in self.convolutions:
             lengths = (lengths - kernel_size) // stride + 1
         hidden_states, dtype = hidden_states.float(), hidden_states.dtype
-        # Without gradients nothing reads the convolution's output again, and new memory for it costs more than the sums.
+        # Without gradients nothing reads the convolution's output again, and fresh memory costs more than the sums.
         out = None if torch.is_grad_enabled() else hidden_states
         deviations, variance = masked_deviations(hidden_states, lengths.clamp(min=1), out)
         scale = (variance + self.eps).rsqrt() * self.weight[:, None]
