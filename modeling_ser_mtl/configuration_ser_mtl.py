@@ -148,7 +148,15 @@ class SerMtlConfig(PretrainedConfig):
         if backbone is None:
             backbone = {"model_type": "wav2vec2"}
         if isinstance(backbone, dict):
-            backbone = CONFIG_MAPPING[backbone.pop("model_type", "wav2vec2")](**backbone)
+            model_type = backbone.pop("model_type", "wav2vec2")
+            if model_type not in CONFIG_MAPPING:
+                raise ValueError(
+                    f"backbone_config.model_type: found {model_type!r}, which this transformers does not know; give a "
+                    "speech encoder's, e.g. wav2vec2, hubert or wavlm"
+                )
+            backbone = CONFIG_MAPPING[model_type](**backbone)
+        if not isinstance(backbone, PretrainedConfig):
+            raise ValueError(f"backbone_config: found {backbone!r}, must be a configuration or a dict of its settings")
         if backbone.to_dict().get("add_adapter"):
             raise ValueError(
                 "backbone_config.add_adapter: found True; an adapter's frames don't match the hidden states"
@@ -199,19 +207,20 @@ class SerMtlConfig(PretrainedConfig):
             kwargs["id2label"] = dict(enumerate(EMOTIONS))
         if kwargs.get("id2label") and not kwargs.get("label2id"):
             kwargs["label2id"] = {name: int(index) for index, name in kwargs["id2label"].items()}
+        if kwargs.get("attn_implementation") is None:
+            # transformers hands it on to the backbone, whose own choice None would undo.
+            kwargs["attn_implementation"] = backbone._attn_implementation
         super().__init__(pad_token_id=pad_token_id, **kwargs)  # type: ignore[call-arg]
-        num_emotions = len(self.emotion_labels)
-        if self.emotion_class_counts is None:
-            self.emotion_class_counts = [1] * num_emotions
-        if len(self.emotion_class_counts) != num_emotions:
-            raise ValueError(
-                f"emotion_class_counts: found {len(self.emotion_class_counts)} counts for {num_emotions} emotions"
-            )
-        if self.gender_class_counts is not None and len(self.gender_class_counts) != len(self.gender_labels):
-            raise ValueError(
-                f"gender_class_counts: found {len(self.gender_class_counts)} counts for "
-                f"{len(self.gender_labels)} genders"
-            )
+        self.check_class_counts()
+
+    def check_class_counts(self) -> None:
+        """Raises a ValueError where counts don't belong to the classes, as after a change of `id2label`."""
+        for name, counts, classes in (
+            ("emotion_class_counts", self.emotion_class_counts, self.id2label),
+            ("gender_class_counts", self.gender_class_counts, self.gender_labels),
+        ):
+            if counts is not None and len(counts) != len(classes):
+                raise ValueError(f"{name}: found {len(counts)} counts for {len(classes)} classes; give others or None")
 
     @property
     def emotion_labels(self) -> list[str]:

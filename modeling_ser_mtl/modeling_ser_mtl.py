@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModel, AutoModelForAudioClassification, PreTrainedModel
+from transformers import MODEL_MAPPING, AutoModel, AutoModelForAudioClassification, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
@@ -53,7 +53,8 @@ class SerMtlOutput(ModelOutput):
         task_gates (`Tensor` of shape `(B, len(config.auxiliary_tasks))`, *optional*): mean gate of each auxiliary task
             over frames and layers, in (0, 1).
         hidden_states (`tuple[Tensor]`, *optional*): `num_hidden_layers + 1` tensors of shape `(B, T, hidden_size)`.
-        attentions (`tuple[Tensor]`, *optional*): the backbone's attention maps.
+        attentions (`tuple[Tensor]`, *optional*): the backbone's attention maps, `(B, heads, T, T)` each; only eager
+            attention gives any.
         speaker_logits (`Tensor` of shape `(B, num_speakers)`, *optional*): cosine similarities of the speaker
             embeddings to the training speakers' prototypes, where the model has any.
         task_log_variances (`Tensor` of shape `(len(config.tasks),)`, *optional*): learned log variance of each task,
@@ -98,7 +99,9 @@ class LayerInputs:
 
     @contextmanager
     def record(self) -> Iterator[dict[int, Tensor]]:
-        """The inputs by layer, filled until the end of the block."""
+        """The inputs by layer, filled until the end of the block. Raises a RuntimeError inside another such block."""
+        if self.inputs is not None:
+            raise RuntimeError("a forward of this model is running already; give each thread a copy of its own")
         inputs: dict[int, Tensor] = {}
         self.inputs = inputs
         try:
@@ -254,7 +257,7 @@ def config_swfc_loss(
     return swfc_loss(
         embeddings,
         labels,
-        config.emotion_class_counts,
+        config.emotion_class_counts or [1] * len(config.emotion_labels),
         temperature=config.swfc_temperature,
         focus=config.swfc_focus,
         class_weight_exponent=config.swfc_class_weight,
@@ -262,6 +265,18 @@ def config_swfc_loss(
         bank_embeddings=bank_embeddings,
         bank_labels=bank_labels,
     )
+
+
+def backbone_class(config: SerMtlConfig) -> type[PreTrainedModel]:
+    """The class of the encoder; a ValueError for one that doesn't turn audio into frames as wav2vec 2.0 does."""
+    backbone = config.backbone_config
+    model_class = WhisperEncoder if backbone.model_type == "whisper" else MODEL_MAPPING.get(type(backbone), None)
+    if not hasattr(model_class, "_get_feat_extract_output_lengths"):
+        raise ValueError(
+            f"backbone_config.model_type: found {backbone.model_type!r}, which is no encoder of speech; give e.g. "
+            "wav2vec2, hubert or wavlm"
+        )
+    return model_class
 
 
 class SerMtlPreTrainedModel(PreTrainedModel):
@@ -306,16 +321,19 @@ class SerMtlModel(SerMtlPreTrainedModel):
     Emotion, gender, speaker embedding and characters from one speech encoder.
 
     Args:
-        config ([`SerMtlConfig`]): what the model is. The encoder is built by `AutoModel.from_config`; of Whisper it is
-            the encoder alone.
+        config ([`SerMtlConfig`]): what the model is. The encoder is that of `AutoModel` for its `backbone_config`; of
+            Whisper it is the encoder alone.
+
+    Raises:
+        ValueError: the backbone is no speech encoder, or class counts don't belong to the classes.
     """
 
     def __init__(self, config: SerMtlConfig) -> None:
         super().__init__(config)
+        config.check_class_counts()
         # Whisper reads 30 s whatever the clip's length, and takes no mask.
         self.has_fixed_length = config.backbone_config.model_type == "whisper"
-        auto_class = WhisperEncoder._from_config if self.has_fixed_length else AutoModel.from_config
-        self.backbone = auto_class(config.backbone_config)
+        self.backbone = backbone_class(config)._from_config(config.backbone_config)
         self.main_input_name = self.backbone.main_input_name
         if self.has_fixed_length:
             self.padding = Padding(self.backbone.config)
@@ -498,7 +516,8 @@ class SerMtlModel(SerMtlPreTrainedModel):
             kept = {index % len(hidden_states) for index in output_hidden_states}
             hidden_states = tuple(state if index in kept else None for index, state in enumerate(hidden_states))
         output.hidden_states = hidden_states if output_hidden_states else None
-        output.attentions = attentions if output_attentions else None
+        # Implementations without maps give an empty tuple, and transformers' warning.
+        output.attentions = attentions or None if output_attentions else None
 
         labels = {
             "emotion": emotion_labels,

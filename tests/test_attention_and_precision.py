@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import Wav2Vec2Config
 
-from modeling_ser_mtl import SerMtlModel
+from modeling_ser_mtl import SerMtlConfig, SerMtlModel
 
 SCRIPT = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "benchmarks" / "batch_invariance.py"))
 small_model, random_clips, padded_batch = SCRIPT["small_model"], SCRIPT["random_clips"], SCRIPT["padded_batch"]
@@ -72,6 +73,18 @@ def test_eager_and_sdpa_give_the_same_logits_however_they_are_chosen(name, tmp_p
             output = other(**batch_of(model))
             torch.testing.assert_close(output.logits, expected.logits, rtol=0, atol=1e-5, msg=how)
             torch.testing.assert_close(output.ctc_logits, expected.ctc_logits, rtol=0, atol=1e-5, msg=how)
+
+
+def test_the_backbone_configuration_can_choose_the_attention() -> None:
+    backbone = {"model_type": "wav2vec2", "num_hidden_layers": 1, "attn_implementation": "eager"}
+    for config in (backbone, Wav2Vec2Config(num_hidden_layers=1, attn_implementation="eager")):
+        model = SerMtlModel(SerMtlConfig(backbone_config=config))
+        assert model.backbone.config._attn_implementation == "eager"
+
+
+def test_sdpa_gives_no_attention_maps() -> None:
+    model = small_model("wav2vec2, layer norm")
+    assert model(**batch_of(model), output_attentions=True).attentions is None
 
 
 @pytest.mark.parametrize("name", WITHOUT_SDPA)

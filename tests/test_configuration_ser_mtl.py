@@ -74,8 +74,8 @@ def test_tasks_have_one_order_and_a_weight_each():
     assert config.task_weights == {"emotion": 1.0, "gender": 0.1, "asr": 0.5}
 
 
-def test_class_counts_are_equal_unless_given():
-    assert SerMtlConfig(num_labels=3).emotion_class_counts == [1, 1, 1]
+def test_class_counts_stay_as_given():
+    assert SerMtlConfig(num_labels=3).emotion_class_counts is None
     assert SerMtlConfig(num_labels=3, emotion_class_counts=(5, 2, 1)).emotion_class_counts == [5, 2, 1]
 
 
@@ -123,7 +123,10 @@ def test_a_backbone_with_an_adapter_is_refused():
         {"speaker_scale": -1},
         {"task_weights": {"emotion": float("nan")}},
         {"emotion_class_counts": [1, 2, 3]},
+        {"gender_class_counts": [1, 2, 3]},
         {"fusion_hidden_size": 30},
+        {"backbone_config": {"model_type": "wav3vec"}},
+        {"backbone_config": "wav2vec2"},
     ],
 )
 def test_a_setting_outside_its_range_is_named(values):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModel
 
-from modeling_ser_mtl import FUSIONS, TASKS, SerMtlModel
+from modeling_ser_mtl import FUSIONS, TASKS, SerMtlConfig, SerMtlModel
 from modeling_ser_mtl.losses_ser_mtl import swfc_loss
 
 BACKBONES = ("wav2vec2-group", "wav2vec2-layer", "wav2vec2-bert")
@@ -488,3 +488,29 @@ def test_a_speaker_without_a_prototype_counts_as_unknown(plain_config):
     inputs = inputs_of(model)
     known, other = torch.tensor([0, 1, -100, 2]), torch.tensor([0, 1, 4, 2])
     assert torch.equal(model(**inputs, speaker_labels=known).loss, model(**inputs, speaker_labels=other).loss)
+
+
+def test_counts_that_do_not_belong_to_new_classes_are_refused_and_none_weighs_them_alike(plain_config, tmp_path):
+    new_model(plain_config("wav2vec2-layer", emotion_class_counts=[5, 1, 2])).save_pretrained(tmp_path)
+    classes = {"id2label": {0: "calm", 1: "angry"}, "label2id": {"calm": 0, "angry": 1}}
+    with pytest.raises(ValueError, match="emotion_class_counts: found 3 counts for 2 classes"):
+        SerMtlModel.from_pretrained(tmp_path, **classes, ignore_mismatched_sizes=True)
+    model = SerMtlModel.from_pretrained(
+        tmp_path, **classes, emotion_class_counts=None, ignore_mismatched_sizes=True
+    ).train()
+    output = model(**inputs_of(model), emotion_labels=torch.tensor([0, 1, 0, 1]))
+    expected = swfc_loss(output.emotion_embeddings, torch.tensor([0, 1, 0, 1]), [1, 1])
+    torch.testing.assert_close(output.task_losses["swfc"], expected)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "vit", "audio-spectrogram-transformer", "encodec"])
+def test_a_backbone_that_is_no_encoder_of_speech_is_refused_by_name(model_type):
+    with pytest.raises(ValueError, match=f"backbone_config.model_type: found '{model_type}'.*wav2vec2"):
+        SerMtlModel(SerMtlConfig(backbone_config={"model_type": model_type}))
+
+
+def test_a_second_forward_during_the_first_is_refused_and_a_later_one_runs(plain_config):
+    model = new_model(plain_config("wav2vec2-layer"))
+    with model.layer_inputs.record(), pytest.raises(RuntimeError, match="running already"):
+        model(**inputs_of(model))
+    assert model(**inputs_of(model)).logits.isfinite().all()

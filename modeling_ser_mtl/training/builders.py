@@ -14,7 +14,6 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
-    MODEL_MAPPING,
     AutoConfig,
     AutoFeatureExtractor,
     AutoModel,
@@ -32,7 +31,7 @@ from ..data.dataset import LabelNames, SpeechDataset
 from ..data.errors import InputError
 from ..data.manifest import check_labels, clear_labels_outside
 from ..data.text import build_vocabulary
-from ..modeling_ser_mtl import SerMtlModel
+from ..modeling_ser_mtl import SerMtlModel, backbone_class
 from ..processing_ser_mtl import LogMelFeatureExtractor, SerMtlProcessor
 from .arguments import ModelArguments, SerMtlTrainingArguments
 from .parser import parse_task_weights
@@ -111,6 +110,7 @@ def load_config(args: ModelArguments) -> SerMtlConfig:
     }
     try:
         config = SerMtlConfig(**(values | overrides))
+        backbone_class(config)
     except (ValueError, TypeError) as error:
         raise InputError(_one_line(error)) from error
     backbone = config.backbone_config
@@ -134,6 +134,8 @@ def _load_source(args: ModelArguments) -> PretrainedConfig:
         values = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise InputError(f"--config_name {path}: not valid JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise InputError(f"--config_name {path}: found a JSON {type(values).__name__}, must be an object of settings")
     model_type = values.pop("model_type", None)
     if model_type not in CONFIG_MAPPING:
         raise InputError(
@@ -155,6 +157,13 @@ def _from_pretrained(auto_class: Any, args: ModelArguments, **kwargs: Any) -> An
     except (OSError, ValueError, RuntimeError, StrictDataclassError, SafetensorError) as error:
         reason = _one_line(error)
         raise InputError(f"--model_name_or_path {args.model_name_or_path}: could not be loaded ({reason})") from error
+
+
+def _source(args: ModelArguments) -> str:
+    """The option that names the encoder, and what it names."""
+    if args.model_name_or_path is not None:
+        return f"--model_name_or_path {args.model_name_or_path}"
+    return f"--config_name {args.config_name}"
 
 
 def _one_line(error: Exception) -> str:
@@ -283,8 +292,7 @@ def _build_feature_extractor(args: ModelArguments, config: SerMtlConfig, train: 
                 "the encoder's positions of a second; 1500 in published checkpoints"
             )
         return WhisperFeatureExtractor(backbone.num_mel_bins, chunk_length=seconds, return_attention_mask=True)
-    backbone_class: Any = MODEL_MAPPING[type(backbone)]
-    if backbone_class.main_input_name == "input_values":
+    if backbone_class(config).main_input_name == "input_values":
         return Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
     feature_extractor = LogMelFeatureExtractor(
         num_mel_bins=FRAME_SIZE - 1, stride=backbone.feature_projection_input_dim // FRAME_SIZE
@@ -332,7 +340,7 @@ def build_model(
     config.vocab_size = len(processor.tokenizer)
     config.pad_token_id = processor.tokenizer.pad_token_id
     if not continues:
-        config.emotion_class_counts, config.gender_class_counts = [1] * len(labels.emotion), None
+        config.emotion_class_counts, config.gender_class_counts = None, None
     if class_counts is not None:
         config.num_speakers = len(labels.speaker) if "speaker" in config.tasks else 0
         config.emotion_class_counts = list(class_counts["emotion"])
@@ -353,7 +361,10 @@ def build_model(
         if model.speaker_prototypes is not None:
             torch.nn.init.normal_(model.speaker_prototypes)  # the training speakers may be others than before
     else:
-        model = SerMtlModel(config)
+        try:
+            model = SerMtlModel(config)
+        except ValueError as error:
+            raise InputError(f"{_source(args)}: {_one_line(error)}") from error
         if class_counts is None:
             heads = {name.split(".")[0] for name, _ in model.named_parameters()} - {"backbone", *LOSS_WEIGHTS}
             _report_missing(args, sorted(heads), trains=False)
@@ -380,10 +391,9 @@ def _report_missing(args: ModelArguments, missing: Sequence[str], *, trains: boo
     names = ", ".join(missing[:NAMES_SHOWN])
     if len(missing) > NAMES_SHOWN:
         names += f" and {len(missing) - NAMES_SHOWN} more"
-    source = f"--model_name_or_path {args.model_name_or_path}" if args.model_name_or_path else "--config_name"
     if not trains:
         raise InputError(
-            f"{source}: has no trained weights for {names}, so predictions would be random; add --do_train, or give a "
-            "whole checkpoint of this project"
+            f"{_source(args)}: has no trained weights for {names}, so predictions would be random; add --do_train, or "
+            "give a whole checkpoint of this project"
         )
-    logger.warning("%s: has no trained weights for %s: they start at random", source, names)
+    logger.warning("%s: has no trained weights for %s: they start at random", _source(args), names)

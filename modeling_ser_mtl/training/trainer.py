@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, get_last_checkpoint
+from transformers.training_args import ParallelMode
 
 from ..configuration_ser_mtl import SerMtlConfig
 from ..data.dataset import SpeechDataset
+from ..data.errors import InputError
 from ..data.samplers import ClassAwareSampler, SeededLengthGroupedSampler
 from ..evaluation.metrics import Predictions, compute_metrics, embedding_similarity
 from ..evaluation.verification import Trials
@@ -46,6 +48,9 @@ class SerMtlTrainer(Trainer):
         test_trials (`tuple[np.ndarray, np.ndarray]`, *optional*): verification trials of the set that is predicted, see
             [`~evaluation.verification.read_trials`]; elsewhere they are drawn.
         **kwargs: as in `Trainer`; datasets are [`~data.dataset.SpeechDataset`].
+
+    Raises:
+        InputError: several GPUs in one process.
     """
 
     model: SerMtlModel
@@ -60,6 +65,11 @@ class SerMtlTrainer(Trainer):
         test_trials: Trials | None = None,
         **kwargs: Any,
     ) -> None:
+        if args.parallel_mode == ParallelMode.NOT_DISTRIBUTED:
+            raise InputError(
+                f"found {args.n_gpu} GPUs and one process, whose threads would share one model; start with `accelerate "
+                "launch`, or set CUDA_VISIBLE_DEVICES to one of them"
+            )
         super().__init__(model=model, args=args, processing_class=processing_class, **kwargs)
         self.test_trials = test_trials
         self.memory = None

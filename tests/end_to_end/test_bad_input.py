@@ -1,5 +1,6 @@
 """A user's mistake is one line and exit code 2; what can be used is used."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,6 +122,22 @@ def test_a_model_that_does_not_exist_is_named(command, error_of, manifest, tmp_p
 def test_a_wrong_option_is_told_what_is_allowed(command, error_of, manifest, option, value, says) -> None:
     argv = command(**{"do_train": True, "train_file": manifest("all.csv", range(6)), option: value})
     line = error_of(argv)
+    assert says in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"model_type": "bert"}, "'bert'"),
+        ({"model_type": "ser_mtl", "backbone_config": {"model_type": "wav3vec"}}, "'wav3vec'"),
+        ({"model_type": "wav2vec2", "hidden_size": 33}, "divisible"),
+        (["wav2vec2"], "list"),
+    ],
+)
+def test_a_configuration_that_gives_no_model_is_one_line(command, error_of, manifest, tmp_path, settings, says) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(settings))
+    line = error_of(command(do_train=True, train_file=manifest("all.csv", range(6)), config_name=path))
     assert says in line
 
 

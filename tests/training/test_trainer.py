@@ -9,6 +9,7 @@ import torch
 from modeling_ser_mtl import TASKS, SerMtlModel
 from modeling_ser_mtl.data.collator import SerMtlCollator
 from modeling_ser_mtl.data.dataset import LabelNames, SpeechDataset
+from modeling_ser_mtl.data.errors import InputError
 from modeling_ser_mtl.evaluation.metrics import embedding_similarity
 from modeling_ser_mtl.losses_ser_mtl import swfc_loss
 from modeling_ser_mtl.modeling_ser_mtl import config_swfc_loss
@@ -518,3 +519,12 @@ def test_the_windows_of_one_clip_are_no_pair_of_clips(plain_config, make_trainer
     metrics = make_trainer(plain_config("wav2vec2-layer")).evaluate(make_dataset(table, max_seconds=0.2))
     assert "eval_emotion_similarity_between" in metrics and "eval_emotion_similarity_within" not in metrics
     assert metrics["eval_loss_swfc"] == 0.0
+
+
+def test_several_gpus_in_one_process_are_refused(plain_config, make_processor, tmp_path):
+    config = plain_config("wav2vec2-layer")
+    args = SerMtlTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    assert args.n_gpu == 0  # asks for the devices, which must not overwrite the next line
+    args._n_gpu = 2
+    with pytest.raises(InputError, match="found 2 GPUs and one process.*accelerate launch"):
+        SerMtlTrainer(SerMtlModel(config), args, make_processor(config))
