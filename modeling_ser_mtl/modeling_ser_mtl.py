@@ -111,14 +111,21 @@ class LayerInputs:
 
 
 class LayerMixture(nn.Module):
-    """A learned softmax over all hidden states for each task (SUPERB weighs one task, here each has its own)."""
+    """
+    A learned softmax over all hidden states for each task (SUPERB, Yang et al., Interspeech 2021, weighs them for one
+    task, here each has its own).
+
+    Args:
+        num_tasks (`int`): mixtures.
+        num_hidden_states (`int`): the encoder's layers and one.
+    """
 
     def __init__(self, num_tasks: int, num_hidden_states: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(num_tasks, num_hidden_states))
 
     def forward(self, hidden_states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Mixtures of `hidden_states`, one `(B, T, hidden_size)` per task."""
+        """Mixtures of `hidden_states`, `(B, T, H)` each: one `(B, T, H)` per task."""
         weights = self.weight.softmax(-1).to(hidden_states[0].dtype)
         return _WeightedSums.apply(weights, *hidden_states).unbind()
 
@@ -147,7 +154,13 @@ class _WeightedSums(torch.autograd.Function):
 
 
 class AttentiveStatisticsPooling(nn.Module):
-    """Attention-weighted mean and standard deviation over time (Okabe et al., Interspeech 2018)."""
+    """
+    Attention-weighted mean and standard deviation over time (Okabe et al., Interspeech 2018).
+
+    Args:
+        hidden_size (`int`): width H of the stream.
+        attention_size (`int`): hidden width of the attention.
+    """
 
     def __init__(self, hidden_size: int, attention_size: int) -> None:
         super().__init__()
@@ -155,7 +168,7 @@ class AttentiveStatisticsPooling(nn.Module):
         self.score = nn.Linear(attention_size, 1, bias=False)
 
     def forward(self, stream: Tensor, frame_mask: Tensor) -> Tensor:
-        """Pools `(B, T, H)` over the frames of `frame_mask` `(B, T)` to `(B, 2 H)`."""
+        """Pools `stream` `(B, T, H)` over the frames of `frame_mask` `(B, T)`, bool, to `(B, 2 H)`."""
         score = self.score(torch.tanh(self.attention(stream))).float()
         weights = score.masked_fill(~frame_mask[..., None], torch.finfo(score.dtype).min).softmax(1)
         stream = stream.float().masked_fill(~frame_mask[..., None], 0.0)
@@ -165,7 +178,13 @@ class AttentiveStatisticsPooling(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of one stream's frames to another's."""
+    """
+    Multi-head attention of one stream's frames to another's (Vaswani et al., NeurIPS 2017).
+
+    Args:
+        hidden_size (`int`): width H of both streams, a multiple of `num_heads`.
+        num_heads (`int`): attention heads.
+    """
 
     def __init__(self, hidden_size: int, num_heads: int) -> None:
         super().__init__()
@@ -178,7 +197,10 @@ class CrossAttention(nn.Module):
     def forward(
         self, stream: Tensor, memory: Tensor, frame_mask: Tensor, output_attentions: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Context `(B, T, H)` for `stream` from `memory`, both `(B, T, H)`; on request the maps `(B, heads, T, T)`."""
+        """
+        Context `(B, T, H)` for `stream` from the frames of `memory`, both `(B, T, H)`, that `frame_mask` `(B, T)` has;
+        with `output_attentions` also the maps `(B, heads, T, T)`, whose rows sum to 1.
+        """
 
         def split(x: Tensor) -> Tensor:
             return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -198,7 +220,11 @@ class CrossAttention(nn.Module):
 class CoAttentionLayer(nn.Module):
     """
     The emotion stream attends to every auxiliary stream; a gate per frame and task decides how much of each context
-    joins the residual; a feed-forward block follows (after MultiEMO's cross-attention; the gates are ours).
+    joins the residual; a feed-forward block follows (after MultiEMO's cross-attention, Shi & Huang, ACL 2023; the gates
+    are ours).
+
+    Args:
+        config ([`SerMtlConfig`]): `fusion_*` and the auxiliary tasks.
     """
 
     def __init__(self, config: SerMtlConfig) -> None:
@@ -218,7 +244,10 @@ class CoAttentionLayer(nn.Module):
     def forward(
         self, emotion: Tensor, auxiliary: list[Tensor], frame_mask: Tensor, output_attentions: bool
     ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
-        """The new emotion stream `(B, T, H)`, the gates `(B, T, A)` and the maps of each auxiliary task."""
+        """
+        The new `emotion` stream `(B, T, H)`, the gates `(B, T, A)`, in (0, 1), of the A `auxiliary` streams,
+        `(B, T, H)` each, and with `output_attentions` their maps `(B, heads, T, T)`, else None. `frame_mask` `(B, T)`.
+        """
         attended = [
             attention(emotion, memory, frame_mask, output_attentions)
             for attention, memory in zip(self.attentions, auxiliary, strict=True)
@@ -232,7 +261,12 @@ class CoAttentionLayer(nn.Module):
 
 
 class ConcatFusion(nn.Module):
-    """All streams side by side through one linear layer onto the emotion stream: the baseline of co-attention."""
+    """
+    All streams side by side through one linear layer onto the emotion stream: the baseline of co-attention.
+
+    Args:
+        config ([`SerMtlConfig`]): `fusion_hidden_size`, `fusion_dropout` and the auxiliary tasks.
+    """
 
     def __init__(self, config: SerMtlConfig) -> None:
         super().__init__()
@@ -242,7 +276,7 @@ class ConcatFusion(nn.Module):
         self.dropout = nn.Dropout(config.fusion_dropout)
 
     def forward(self, emotion: Tensor, auxiliary: list[Tensor]) -> Tensor:
-        """The new emotion stream `(B, T, H)`."""
+        """The new stream `(B, T, H)` from `emotion` and the `auxiliary` ones, `(B, T, H)` each."""
         return self.norm(emotion + self.dropout(F.gelu(self.projection(torch.cat([emotion, *auxiliary], dim=-1)))))
 
 
@@ -253,7 +287,10 @@ def config_swfc_loss(
     bank_embeddings: Tensor | None = None,
     bank_labels: Tensor | None = None,
 ) -> Tensor:
-    """[`~losses_ser_mtl.swfc_loss`] of emotion embeddings `(N, D)` and labels `(N,)` with the settings of `config`."""
+    """
+    [`~losses_ser_mtl.swfc_loss`] of emotion `embeddings` `(N, D)` and `labels` `(N,)`, -100 = unknown, with the
+    settings of `config`; further candidates are `bank_embeddings` `(M, D)` of `bank_labels` `(M,)`. Scalar.
+    """
     return swfc_loss(
         embeddings,
         labels,
@@ -268,7 +305,7 @@ def config_swfc_loss(
 
 
 def backbone_class(config: SerMtlConfig) -> type[PreTrainedModel]:
-    """The class of the encoder; a ValueError for one that doesn't turn audio into frames as wav2vec 2.0 does."""
+    """The encoder's class for `config`; a ValueError for one that doesn't make frames of audio as wav2vec 2.0 does."""
     backbone = config.backbone_config
     model_class = WhisperEncoder if backbone.model_type == "whisper" else MODEL_MAPPING.get(type(backbone), None)
     if not hasattr(model_class, "_get_feat_extract_output_lengths"):
@@ -531,7 +568,7 @@ class SerMtlModel(SerMtlPreTrainedModel):
         return SerMtlOutput(**vars(output))
 
     def frame_lengths(self, attention_mask: Tensor) -> Tensor:
-        """Frames of each clip that are not padding, `(B,)`, from the mask of the inputs, as in `forward`."""
+        """Frames of each clip that are not padding, `(B,)`, from the `attention_mask` of `forward`."""
         return self._frame_lengths(attention_mask.sum(1))
 
     def _frame_lengths(self, input_lengths: Tensor) -> Tensor:
@@ -639,8 +676,12 @@ class SerMtlModel(SerMtlPreTrainedModel):
         self, output: SerMtlOutput, losses: dict[str, Tensor], num_labelled: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """
-        What each task adds to the loss, scalars by task name; SWFC belongs to emotion. Arguments as in, and from,
-        [`~SerMtlModel.multi_task_loss`].
+        What each task adds to the loss, scalars by task name; SWFC belongs to emotion.
+
+        Args:
+            output ([`SerMtlOutput`]): a forward's output.
+            losses (`dict[str, Tensor]`): scalars by task, and `swfc`, as [`~SerMtlModel.multi_task_loss`] returns them.
+            num_labelled (`dict[str, Tensor]`): labelled clips by task; a task without any doesn't move its uncertainty.
         """
         config = self.config
         totals = {task: loss for task, loss in losses.items() if task != "swfc"}

@@ -90,7 +90,7 @@ class SerMtlTrainer(Trainer):
         return [name for name in super().get_decay_parameter_names(model) if name != "task_log_variances"]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """`args.learning_rate` for the encoder and, where given, `args.head_learning_rate` for the rest."""
+        """As in `Trainer`; `args.learning_rate` is the encoder's, `args.head_learning_rate`, if given, the rest's."""
         if self.optimizer is None and self.args.head_learning_rate is not None:
             module = self.model if model is None else model
             decay = set(self.get_decay_parameter_names(module))
@@ -131,7 +131,7 @@ class SerMtlTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Tensor]], None]:
-        """The batches of one optimiser step; their labelled clips are counted over all ranks."""
+        """As in `Trainer`; the labelled clips of the optimiser step are counted over all ranks."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         model, tasks = self.accelerator.unwrap_model(self.model), self.model.config.tasks
         counts = torch.zeros(len(tasks), device=device)
@@ -154,7 +154,7 @@ class SerMtlTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, SerMtlOutput]:
-        """The multi-task loss of a training batch; every task's own loss is kept for the log."""
+        """As in `Trainer`: the multi-task loss of a training batch; every task's own is kept for the log."""
         outputs, labels = model(**model_inputs(inputs)), batch_labels(inputs)
         inner = self.accelerator.unwrap_model(model)
         num_labelled = self._num_labelled or inner.num_labelled(labels, inputs["attention_mask"])
@@ -244,7 +244,7 @@ class SerMtlTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[None, dict[str, Tensor], Tensor]:
-        """What is kept of a batch: probabilities, embeddings, characters and losses per clip; never frame logits."""
+        """As in `Trainer`; keeps probabilities, embeddings, characters and losses per clip, never frame logits."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**model_inputs(inputs))
@@ -294,12 +294,12 @@ class SerMtlTrainer(Trainer):
 
 
 def batch_labels(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The labels of a batch by task name."""
+    """The labels of a collated `batch` by task name, `(B,)`, of asr `(B, L)`."""
     return {task: batch[name] for task, name in LABELS.items()}
 
 
 def model_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What of a batch the encoder reads."""
+    """What of a collated `batch` the encoder reads: inputs and mask."""
     return {name: value for name, value in batch.items() if name != "clip_index" and name not in LABELS.values()}
 
 
