@@ -25,7 +25,7 @@ SMALLEST_NORM = 1e-6
 
 
 def full_precision(tensor: Tensor) -> AbstractContextManager:
-    """Switches autocast off on the tensor's device; the meta device knows none."""
+    """Switches autocast off on the device of `tensor`, of any shape; the meta device knows none."""
     return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
 
 
@@ -36,12 +36,15 @@ def class_weights(class_counts: Tensor | Sequence[int], exponent: float, normali
 
     Args:
         class_counts (`Tensor` or `Sequence[int]` of shape `(C,)`): clips per class; one without clips weighs 0.
-        exponent (`float`): 0 gives equal weights, 1 inverse frequency.
+        exponent (`float`): at least 0; 0 gives equal weights, 1 inverse frequency.
         normalize (`str`): `"mean"`: mean weight 1 over the training clips; `"sum"`: the weights sum to 1 (the code
             published with MultiEMO); `"min"`: the smallest weight of a class with clips is 1; `"none"`.
 
     Returns:
         `Tensor` of shape `(C,)`, float64, on the CPU.
+
+    Raises:
+        ValueError: an unknown `normalize`.
     """
     counts = torch.as_tensor(class_counts, dtype=torch.float64, device="cpu")
     present = counts > 0
@@ -97,7 +100,8 @@ def swfc_loss(
         bank_labels (`Tensor` of shape `(M,)`, *optional*): their classes.
 
     Returns:
-        Scalar `Tensor`, connected to `embeddings`; 0 where no anchor has a positive. It has a first derivative only.
+        Scalar `Tensor` (float32, of float64 embeddings float64), connected to `embeddings`; 0 where no anchor has a
+        positive. It has a first derivative only.
 
     Raises:
         ValueError: an unknown `normalize` or `reduction`.
@@ -181,12 +185,30 @@ class _FocalContrast(torch.autograd.Function):
 
 
 def focal_factor(log_probability: Tensor, focus: float) -> Tensor:
-    """`(1 - p) ** focus` from `log p`, finite with a finite gradient where p reaches 1."""
+    """
+    Factor of the focal loss (Lin et al., ICCV 2017), `(1 - p) ** focus`; it and its gradient are finite where p is 1.
+
+    Args:
+        log_probability (`Tensor` of any shape): `log p`, at most 0.
+        focus (`float`): focusing exponent, at least 0.
+
+    Returns:
+        `Tensor` of the same shape, in [0, 1].
+    """
     return (-torch.expm1(log_probability)).clamp(min=1e-7) ** focus
 
 
 def cross_entropy_weights(class_counts: Sequence[int] | None, exponent: float) -> Tensor | None:
-    """[`class_weights`] where there is anything to weigh; a class that never trained weighs 1 in evaluation."""
+    """
+    [`class_weights`] where there is anything to weigh; a class that never trained weighs 1 in evaluation.
+
+    Args:
+        class_counts (`Sequence[int]` of length C, *optional*): training clips per class.
+        exponent (`float`): as in [`class_weights`].
+
+    Returns:
+        `Tensor` of shape `(C,)`, float64, on the CPU; None without `class_counts` or with an `exponent` of 0.
+    """
     if class_counts is None or exponent == 0:
         return None
     weights = class_weights(class_counts, exponent)
@@ -208,8 +230,10 @@ def cross_entropy_per_clip(
         logits (`Tensor` of shape `(B, C)`): class logits.
         labels (`Tensor` of shape `(B,)`): classes, -100 = unknown.
         weights (`Tensor` of shape `(C,)`, *optional*): weight of a clip by its class, see [`class_weights`].
-        label_smoothing (`float`): share of the target that is spread over all classes (Szegedy et al., CVPR 2016).
-        focus (`float`): focusing exponent of the focal loss (Lin et al., ICCV 2017); 0 is plain cross-entropy.
+        label_smoothing (`float`): share of the target that is spread over all classes, in [0, 1] (Szegedy et al., CVPR
+            2016).
+        focus (`float`): focusing exponent of the focal loss (Lin et al., ICCV 2017), at least 0; 0 is plain
+            cross-entropy.
 
     Returns:
         `Tensor` of shape `(B,)`, float32, 0 where the label is -100.
@@ -233,10 +257,11 @@ def angular_margin_per_clip(cosines: Tensor, labels: Tensor, *, scale: float = 3
     cross-entropy over `s cos(theta_c + m [c = y])`.
 
     Args:
-        cosines (`Tensor` of shape `(B, num_speakers)`): cosine similarity of each clip to each training speaker.
+        cosines (`Tensor` of shape `(B, num_speakers)`): cosine similarity of each clip to each training speaker,
+            in [-1, 1].
         labels (`Tensor` of shape `(B,)`): training speakers, -100 = unknown.
-        scale (`float`): s.
-        margin (`float`): m, in radians.
+        scale (`float`): s, above 0.
+        margin (`float`): m, in radians, in [0, pi).
 
     Returns:
         `Tensor` of shape `(B,)`, float32, 0 where the label is -100.
@@ -252,7 +277,16 @@ def angular_margin_per_clip(cosines: Tensor, labels: Tensor, *, scale: float = 3
 
 
 def ctc_feasible(logit_lengths: Tensor, labels: Tensor) -> Tensor:
-    """Clips that CTC can align, `(B,)` bool: at least one label, and a frame per label and per repeated label."""
+    """
+    Clips that CTC can align: at least one label, and a frame per label and per repeated label.
+
+    Args:
+        logit_lengths (`Tensor` of shape `(B,)`): frames that are not padding.
+        labels (`Tensor` of shape `(B, L)`): characters, padded with -100.
+
+    Returns:
+        `Tensor` of shape `(B,)`, bool.
+    """
     known = labels != IGNORE_INDEX
     repeats = ((labels[:, 1:] == labels[:, :-1]) & known[:, 1:]).sum(1)
     needed = known.sum(1) + repeats
@@ -270,7 +304,7 @@ def ctc_per_clip(logits: Tensor, logit_lengths: Tensor, labels: Tensor, *, blank
         blank (`int`): index of the blank.
 
     Returns:
-        `Tensor` of shape `(B,)`, 0 where [`ctc_feasible`] is false.
+        `Tensor` of shape `(B,)`, float32, 0 where [`ctc_feasible`] is false.
     """
     feasible = ctc_feasible(logit_lengths, labels)
     label_lengths = (labels != IGNORE_INDEX).sum(1)
@@ -297,6 +331,9 @@ def mean_over_labelled(per_clip: Tensor, labelled: Tensor, num_labelled: Tensor 
         num_labelled (`Tensor`, *optional*): scalar that divides the sum, by default the labelled clips of this batch.
             Given the labelled clips per batch on average over all batches of an optimiser step, the mean of the
             batches' losses is the loss of all their clips as one batch.
+
+    Returns:
+        Scalar `Tensor`.
     """
     count = labelled.sum() if num_labelled is None else num_labelled
     return (per_clip * labelled).sum() / torch.where(count > 0, count, 1)
@@ -311,9 +348,12 @@ def weighted_terms(
     ours).
 
     Args:
-        losses (`Mapping[str, Tensor]`): scalar losses by name.
-        weights (`Mapping[str, float]`): fixed weights by name.
-        log_variances (`Mapping[str, Tensor]`, *optional*): v by name.
+        losses (`Mapping[str, Tensor]`): L, scalar losses by name.
+        weights (`Mapping[str, float]`): w, fixed weights by name, of all `losses`.
+        log_variances (`Mapping[str, Tensor]`, *optional*): v, scalar log variances by name, of all `losses`.
+
+    Returns:
+        `dict[str, Tensor]`: scalar terms by name.
     """
     if log_variances is None:
         return {name: weights[name] * loss for name, loss in losses.items()}

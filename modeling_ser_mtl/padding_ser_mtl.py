@@ -51,6 +51,9 @@ class Padding:
 
     Args:
         config (`PretrainedConfig`): configuration of the backbone.
+
+    Attributes:
+        lengths ([`Lengths`]): those of the batch; None where nothing is padded.
     """
 
     def __init__(self, config: PretrainedConfig) -> None:
@@ -58,7 +61,15 @@ class Padding:
         self.lengths: Lengths | None = None  # None: nothing is padded
 
     def zero_padded_frames(self, _module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
-        """Forward pre-hook of a convolution over frames: `(B, H, T)` with zeros in place of the padded frames."""
+        """
+        Forward pre-hook of a convolution over frames: zeros in place of the padded ones.
+
+        Args:
+            args (`tuple[Tensor]`): the convolution's input, of shape `(B, H, T)`.
+
+        Returns:
+            `tuple[Tensor]`: the input without what padded frames held, of the same shape; None leaves it as it is.
+        """
         if self.lengths is None:
             return None
         (hidden_states,) = args
@@ -68,7 +79,16 @@ class Padding:
     def mask_squeezed_frames(
         self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Forward pre-hook of a layer on squeezed frames `(B, T // squeeze_factor, H)`: attention to full ones only."""
+        """
+        Forward pre-hook of a layer on squeezed frames: attention to those only that hold no padding.
+
+        Args:
+            args (`tuple`): the layer's positional arguments, first the hidden states `(B, T // squeeze_factor, H)`.
+            kwargs (`dict`): its keyword arguments.
+
+        Returns:
+            `tuple[tuple, dict]`: both, with another `attention_mask`; None leaves them as they are.
+        """
         if self.lengths is None:
             return None
         hidden_states = args[0]
@@ -78,7 +98,17 @@ class Padding:
         return args, kwargs | {"attention_mask": mask}
 
     def checkpoint(self, checkpoint: Callable[..., Any], function: Callable[..., Any], *args: Any) -> Any:
-        """`checkpoint(function, *args)`, recomputed with the lengths of now."""
+        """
+        `checkpoint(function, *args)`, recomputed with the lengths of now.
+
+        Args:
+            checkpoint (`Callable`): `torch.utils.checkpoint.checkpoint` or one of its kind.
+            function (`Callable`): forward of a layer, or a `functools.partial` of it.
+            args (`Any`): positional arguments of `function`.
+
+        Returns:
+            What `function` returns.
+        """
         lengths = self.lengths
         # Reentrant checkpoints cut the graph at positional arguments only; WavLM's layers hand their position bias on
         # by name, and the backward of each would run through all before it, again and again.
@@ -111,7 +141,10 @@ class MaskedGroupNorm(nn.GroupNorm):
     convolutions: tuple[tuple[int, int], ...]
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """Normalises `(B, C, T)`."""
+        """
+        Normalises `hidden_states` `(B, C, T)`; padded frames come back as the bias. Without gradients the result may
+        take the place of `hidden_states`.
+        """
         if self.padding.lengths is None:
             return super().forward(hidden_states)
         lengths = self.padding.lengths.inputs
@@ -131,21 +164,29 @@ class FrozenBatchNorm(nn.BatchNorm1d):
     """Batch norm with its running statistics, also in training: a batch's own would tie each clip to all others."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """Normalises `(B, C, T)`."""
+        """Normalises `hidden_states` `(B, C, T)`."""
         return F.batch_norm(
             hidden_states, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
         )
 
 
 def frame_mask(lengths: Tensor, num_frames: int) -> Tensor:
-    """True where a frame is no padding, `(B, num_frames)`, for clips of `lengths` `(B,)` frames."""
+    """True where a frame is no padding, `(B, num_frames)` bool, for clips of `lengths` `(B,)` frames."""
     return torch.arange(num_frames, device=lengths.device) < lengths[:, None]
 
 
 def masked_deviations(hidden_states: Tensor, lengths: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """
-    Differences of `(B, C, T)` from the mean over the first `lengths` `(B,)` frames of each clip, 0 on the other frames,
-    in `out` if given; and their variance over the same frames, `(B, C, 1)`.
+    Differences from the mean over the real frames of each clip and channel, and their variance.
+
+    Args:
+        hidden_states (`Tensor` of shape `(B, C, T)`): frames of C channels, the real ones first.
+        lengths (`Tensor` of shape `(B,)`): real frames of each clip, 1 to T.
+        out (`Tensor` of shape `(B, C, T)`, *optional*): receives the differences; may be `hidden_states`.
+
+    Returns:
+        `tuple[Tensor, Tensor]`: the differences, `(B, C, T)`, 0 on padded frames, and the (biased) variance over the
+        real frames, `(B, C, 1)`.
     """
     num_frames = hidden_states.shape[-1]
     mask = frame_mask(lengths, num_frames)[:, None].to(hidden_states.dtype)
@@ -157,7 +198,17 @@ def masked_deviations(hidden_states: Tensor, lengths: Tensor, out: Tensor | None
 
 
 def repeat_frames(hidden_states: Tensor, factor: int, num_frames: int) -> Tensor:
-    """Squeezed frames `(B, num_frames // factor, H)` at the full rate, `(B, num_frames, H)`; a rest holds zeros."""
+    """
+    Squeezed frames at the full rate again.
+
+    Args:
+        hidden_states (`Tensor` of shape `(B, num_frames // factor, H)`): squeezed frames.
+        factor (`int`): how often each is repeated.
+        num_frames (`int`): frames to return; those beyond the last squeezed one hold zeros.
+
+    Returns:
+        `Tensor` of shape `(B, num_frames, H)`.
+    """
     hidden_states = hidden_states.repeat_interleave(factor, dim=1)
     return F.pad(hidden_states, (0, 0, 0, num_frames - hidden_states.shape[1]))
 

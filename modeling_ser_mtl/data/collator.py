@@ -20,12 +20,21 @@ class SerMtlCollator:
     and `ctc_labels` `(B, L)`; beside them the model's inputs and `clip_index` `(B,)`, the clip's row in its table.
 
     Args:
-        processor ([`SerMtlProcessor`]): makes the inputs.
+        processor ([`SerMtlProcessor`]): makes the inputs, at 16 kHz.
     """
 
     processor: SerMtlProcessor
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """
+        Pads and stacks.
+
+        Args:
+            items (`Sequence[dict]` of length B): items of a [`~data.dataset.SpeechDataset`].
+
+        Returns:
+            `dict[str, Tensor]`: the model's inputs, the labels (int64) and `clip_index`, each with B rows.
+        """
         batch = self.processor(
             [item["waveform"] for item in items],
             text=[item["text"] for item in items],

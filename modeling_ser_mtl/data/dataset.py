@@ -16,7 +16,14 @@ IGNORE_INDEX = -100
 
 @dataclass(frozen=True)
 class LabelNames:
-    """Names in the order of the model's classes: emotions, genders, and the training speakers ("<corpus>/<id>")."""
+    """
+    Names in the order of the model's classes.
+
+    Args:
+        emotion (`Sequence[str]`): emotions.
+        gender (`Sequence[str]`): genders.
+        speaker (`Sequence[str]`): training speakers, "<corpus>/<speaker_id>"; none without training.
+    """
 
     emotion: Sequence[str]
     gender: Sequence[str]
@@ -24,7 +31,7 @@ class LabelNames:
 
 
 def encode_labels(names: Sequence[str], classes: Sequence[str]) -> np.ndarray:
-    """Positions of `names` in `classes`, `(N,)` int64; -100 where a name is no class (or is empty)."""
+    """Positions of the N `names` in `classes`, `(N,)` int64; -100 where a name is no class (or is empty)."""
     index = {name: position for position, name in enumerate(classes)}
     return np.array([index.get(name, IGNORE_INDEX) for name in names], dtype=np.int64)
 
@@ -37,14 +44,17 @@ class SpeechDataset(torch.utils.data.Dataset):
     consecutive windows of at most that length, which share their `clip_index`. Random draws depend on (seed, epoch,
     clip) alone.
 
+    An item is a dict: `waveform` (float32 of shape `(num_samples,)`, 16 kHz), `emotion_label`, `gender_label`,
+    `speaker_label` (int, -100 where unknown), `text` (normalised, "" where unknown) and `clip_index` (row in `table`).
+
     Args:
-        table (`pd.DataFrame`): rows of [`~data.manifest.read_manifest`] with a column `length` in samples at 16 kHz.
-        audio (`Sequence`): what [`~data.audio.load_audio`] reads, one per row.
+        table (`pd.DataFrame`): N rows of [`~data.manifest.read_manifest`] with a column `length` in samples at 16 kHz.
+        audio (`Sequence[str | bytes]` of length N): what [`~data.audio.load_audio`] reads, one per row.
         labels ([`LabelNames`]): classes of the model.
         max_seconds (`float`): longest item; .1 or more, so that no window is too short for the encoder.
         augmentation ([`WaveformAugmentation`], *optional*): for training.
         training (`bool`): random crops and augmentation, or windows.
-        seed (`int`): seed of the crops.
+        seed (`int`): seed of the crops, 0 or more.
     """
 
     def __init__(
@@ -103,11 +113,11 @@ class SpeechDataset(torch.utils.data.Dataset):
 
     @property
     def lengths(self) -> list[int]:
-        """Length of every item in samples, for batches of similar length."""
+        """Length of every item in samples at 16 kHz, before augmentation, for batches of similar length."""
         return [min(end - start, self.max_samples) for _, start, end in self.items]
 
     def set_epoch(self, epoch: int) -> None:
-        """Moves the random draws to `epoch`."""
+        """Moves the random draws to `epoch` (`int`, from 0), in the data loader's workers as well."""
         self._epoch.fill_(epoch)
 
     @property

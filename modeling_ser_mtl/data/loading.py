@@ -33,7 +33,14 @@ class _Subset(Sequence):
 
 @dataclass
 class Split:
-    """One set of clips: the manifest's rows, with `length` in samples at 16 kHz, and the audio of each row."""
+    """
+    One set of clips.
+
+    Args:
+        table (`pd.DataFrame`): N rows of [`~data.manifest.read_manifest`]; `length` in samples at 16 kHz comes with
+            [`drop_unusable`].
+        audio (`Sequence[str | bytes]` of length N): path or bytes of each row's audio file.
+    """
 
     table: pd.DataFrame
     audio: Sequence[str | bytes]
@@ -42,7 +49,7 @@ class Split:
         return len(self.table)
 
     def take(self, positions: Sequence[int] | np.ndarray) -> "Split":
-        """The rows at `positions`."""
+        """The rows at `positions` (of shape `(M,)`, from 0), in that order; their audio is not copied."""
         return Split(self.table.iloc[positions].reset_index(drop=True), _Subset(self.audio, positions))
 
 
@@ -54,7 +61,7 @@ def load_manifest_splits(files: dict[str, list[str] | None], required: Sequence[
     `test_file` are taken whole.
 
     Args:
-        files (`dict[str, list[str]]`): manifests by set: train, validation, test.
+        files (`dict[str, list[str] | None]`): manifests by set, `train`, `validation` and `test` in this order.
         required (`Sequence[str]`): label columns that every manifest must have.
 
     Returns:
@@ -106,6 +113,14 @@ def load_dataset_splits(name: str, config: str | None, required: Sequence[str]) 
 
     Audio is left undecoded, so torchcodec is not needed; class labels become their names.
 
+    Args:
+        name (`str`): repository on the Hub, or a folder; its last part is the corpus where there is no such column.
+        config (`str`, *optional*): configuration of the dataset.
+        required (`Sequence[str]`): label columns that every split must have.
+
+    Returns:
+        `dict[str, Split]`: the sets `train`, `validation` (also from `dev`) and `test` that it has.
+
     Raises:
         InputError: the dataset can't be loaded or lacks a column.
     """
@@ -155,8 +170,13 @@ def drop_unusable(split: Split, num_workers: int) -> tuple[Split, pd.DataFrame]:
     """
     Decodes every clip once, measures it and drops what can't be used.
 
+    Args:
+        split ([`Split`]): the clips.
+        num_workers (`int`): threads that decode, 1 or more.
+
     Returns:
-        The usable clips, with `length` in samples at 16 kHz, and a table `manifest,row,audio,reason` of the others.
+        `tuple[Split, pd.DataFrame]`: the usable clips, with `length` in samples at 16 kHz, and a table
+        `manifest,row,audio,reason` of the others.
     """
     lengths, reasons = scan_audio(split.audio, num_workers)
     table = split.table.assign(length=lengths)
@@ -181,12 +201,17 @@ def split_by_speaker(
     Args:
         splits (`dict[str, Split]`): the sets that were given.
         num_folds (`int`, *optional*), fold (`int`): cross-validation, see [`~data.splits.speaker_folds`].
-        validation_speakers (`float`): share of the speakers to hold out, see [`~data.splits.hold_out_speakers`].
+        validation_speakers (`float`): share of the speakers to hold out, in (0, 1), see
+            [`~data.splits.hold_out_speakers`].
         seed (`int`): seed of the hold-out.
         needs_validation (`bool`): whether there must be a validation set.
 
+    Returns:
+        `dict[str, Split]`: the given sets and those made of them.
+
     Raises:
-        InputError: folds beside a given test set, or speakers shared between two sets.
+        InputError: folds beside a given validation or test set or without a training set, speakers shared between two
+            sets, or as in the two functions named.
     """
     splits = dict(splits)
     if num_folds is not None:

@@ -65,8 +65,12 @@ def read_manifest(path: str | os.PathLike, required: Sequence[str] = ()) -> pd.D
 
 def add_speakers(table: pd.DataFrame, default_corpus: str) -> None:
     """
-    Adds `corpus` (kept where it is filled, else `default_corpus`) and `speaker` ("<corpus>/<speaker_id>", "" without a
-    speaker id) to `table`, in place: ids of two corpora collide, so a speaker is the pair.
+    Adds `corpus` and `speaker` ("<corpus>/<speaker_id>", "" without a speaker id) to a table: ids of two corpora
+    collide, so a speaker is the pair.
+
+    Args:
+        table (`pd.DataFrame`): Rows with `speaker_id`, changed in place.
+        default_corpus (`str`): The corpus where the column `corpus` is missing or empty.
     """
     corpus = table["corpus"].str.strip() if "corpus" in table else pd.Series("", index=table.index)
     table["corpus"] = corpus.where(corpus != "", default_corpus)
@@ -74,12 +78,24 @@ def add_speakers(table: pd.DataFrame, default_corpus: str) -> None:
 
 
 def read_manifests(paths: Sequence[str | os.PathLike], required: Sequence[str] = ()) -> pd.DataFrame:
-    """Reads several manifests with [`read_manifest`] into one table; a column that one of them lacks is empty there."""
+    """
+    Reads several manifests into one table, in their order; a column that one of them lacks is empty there.
+
+    Args:
+        paths (`Sequence[str | os.PathLike]`): The manifests, one or more.
+        required (`Sequence[str]`): Columns that each must have, see [`read_manifest`].
+
+    Returns:
+        `pd.DataFrame`: As of [`read_manifest`].
+
+    Raises:
+        InputError: As in [`read_manifest`].
+    """
     return pd.concat([read_manifest(path, required) for path in paths], ignore_index=True).fillna("")
 
 
 def clear_labels_outside(table: pd.DataFrame, column: str, allowed: Sequence[str]) -> pd.DataFrame:
-    """Returns a copy where the cells of `column` that are not in `allowed` are ""; a clip keeps its other labels."""
+    """A copy of `table` where the cells of `column` that are not in `allowed` are ""; a clip keeps its other labels."""
     return table.assign(**{column: table[column].where(table[column].isin(list(allowed)), "")})
 
 
@@ -106,7 +122,16 @@ def check_labels(table: pd.DataFrame, column: str, allowed: Sequence[str], optio
 
 
 def require_speakers(table: pd.DataFrame, why: str) -> None:
-    """Raises an [`InputError`] that names the first clip without a speaker; `why` says what needs it."""
+    """
+    Checks that every clip has a speaker.
+
+    Args:
+        table (`pd.DataFrame`): A table of [`read_manifest`].
+        why (`str`): What needs the speakers, for the message.
+
+    Raises:
+        InputError: A clip has none; names the first one.
+    """
     missing = table["speaker"] == ""
     if missing.any():
         clip = table.loc[missing].iloc[0]

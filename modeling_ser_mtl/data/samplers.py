@@ -16,7 +16,7 @@ class SeededLengthGroupedSampler(LengthGroupedSampler):
     a resume. The epoch is the dataset's, since launchers wrap samplers so that an epoch set there may not arrive.
 
     Args:
-        batch_size (`int`): clips per optimiser step and rank.
+        batch_size (`int`): clips per optimiser step and rank, 1 or more.
         dataset ([`SpeechDataset`]): the clips.
         seed (`int`): seed of the order.
     """

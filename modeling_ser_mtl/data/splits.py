@@ -54,9 +54,12 @@ def hold_out_speakers(table: pd.DataFrame, fraction: float, seed: int) -> tuple[
     for groups in (strata, speakers.groupby("has_emotion"), speakers.groupby("gender"), [("all", speakers)]):
         for _, group in groups:
             if len(group) > 1 and held_out.isdisjoint(group.index):
-                # Not the last one to train with emotions, or without, unless nothing else is left to hold out.
+                # Not the last one to train with emotions, or without, unless nothing else is left; a second one
+                # held out may be the only one without.
                 training = speakers.drop(index=list(held_out))["has_emotion"].value_counts()
                 spare = [speaker for speaker in group.index if training[speakers.at[speaker, "has_emotion"]] > 1]
+                if held_out and not spare and (~speakers["has_emotion"]).sum() == 1:
+                    spare = group.index[~group["has_emotion"]].tolist()
                 if spare or not held_out:
                     held_out.add((spare or group.index)[0])
 

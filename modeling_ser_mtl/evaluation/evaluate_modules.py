@@ -24,6 +24,15 @@ class ClassificationMetric(LocalMetric):
 
     Averages run over the classes that occur in the references: a class without clips counts neither as 0 nor as 1.
 
+    Args of `compute`:
+        predictions (`Sequence[int]` of length N): predicted classes.
+        references (`Sequence[int]` of length N): true classes, all known; N is 1 or more.
+        class_names (`Sequence[str]` of length C): name of every class.
+
+    Returns of `compute`:
+        `dict[str, float]`: `macro_f1`, `uar`, `accuracy` and, for every class in the references, `f1_<class>`; all in
+        [0, 1].
+
     Examples:
         >>> ClassificationMetric().compute(predictions=[0, 1, 1], references=[0, 0, 1], class_names=["calm", "angry"])
     """
@@ -37,7 +46,6 @@ class ClassificationMetric(LocalMetric):
         )
 
     def _compute(self, predictions: list[int], references: list[int], class_names: Sequence[str]) -> dict[str, float]:
-        """Returns `macro_f1`, `uar`, `accuracy` and, for every class in the references, `f1_<class>`; all in [0, 1]."""
         present = np.unique(references)
         f1 = f1_score(references, predictions, labels=present, average=None, zero_division=0)
         uar = recall_score(references, predictions, labels=present, average="macro", zero_division=0)
@@ -53,6 +61,13 @@ class TranscriptMetric(LocalMetric):
     """
     Word and character error rate (WER, CER): edits over the whole set divided by its reference words or characters.
 
+    Args of `compute`:
+        predictions (`Sequence[str]` of length N): decoded transcripts.
+        references (`Sequence[str]` of length N): true transcripts, none empty.
+
+    Returns of `compute`:
+        `dict[str, float]`: `wer` and `cer`, each at least 0, and above 1 when insertions prevail.
+
     Examples:
         >>> TranscriptMetric().compute(predictions=["it is cold"], references=["it was cold"])
     """
@@ -66,5 +81,4 @@ class TranscriptMetric(LocalMetric):
         )
 
     def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        """Returns `wer` and `cer`, each at least 0, and above 1 when insertions prevail."""
         return {"wer": float(jiwer.wer(references, predictions)), "cer": float(jiwer.cer(references, predictions))}

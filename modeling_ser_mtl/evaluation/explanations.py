@@ -24,8 +24,8 @@ class Explanation:
 
     Args:
         waveform (`np.ndarray` of shape `(num_samples,)`): the clip.
-        seconds (`np.ndarray` of shape `(T,)`): middle of each frame.
-        emotions (`dict[str, float]`): probability of each emotion.
+        seconds (`np.ndarray` of shape `(T,)`): middle of each frame, in seconds from the clip's start.
+        emotions (`dict[str, float]`): probability of each emotion, sum 1.
         layer_weights (`dict[str, np.ndarray]`): by task, the weight of the encoder's input embedding and of each of its
             layers, `(num_hidden_layers + 1,)`, sum 1.
         gates (`dict[str, np.ndarray]`): by auxiliary task, how far its context enters the emotion stream at each frame,
@@ -52,6 +52,9 @@ def explain(model: SerMtlModel, processor: SerMtlProcessor, waveform: np.ndarray
         processor ([`SerMtlProcessor`]): its processor.
         waveform (`np.ndarray` of shape `(num_samples,)`): a mono clip.
         sampling_rate (`int`): of the clip, in Hz; the processor's.
+
+    Returns:
+        [`Explanation`]
 
     Raises:
         ValueError: the model has no emotion task, or as in the processor.
@@ -84,6 +87,12 @@ def draw_explanation(explanation: Explanation) -> Figure:
     """
     One page: the waveform with the attention that each moment gets, the gates over time, the probabilities and the
     layer weights. The panels over time are left out for a model without co-attention.
+
+    Args:
+        explanation ([`Explanation`]): of one clip.
+
+    Returns:
+        `matplotlib.figure.Figure`: not yet drawn or saved.
     """
     over_time = bool(explanation.gates)
     with matplotlib.rc_context(STYLE):

@@ -18,17 +18,18 @@ class Predictions:
     What the model says about the N clips of a split, with what is known about them, in clip order.
 
     Args:
-        emotion_probabilities (`np.ndarray` of shape `(N, C)`, *optional*): None without the task, here and below.
+        emotion_probabilities (`np.ndarray` of shape `(N, C)`, *optional*): probability of each emotion; None without
+            the task, here and below.
         emotion_labels (`np.ndarray` of shape `(N,)`, int): -100 where unknown.
         gender_probabilities (`np.ndarray` of shape `(N, G)`, *optional*): probability of each gender.
         gender_labels (`np.ndarray` of shape `(N,)`, int): -100 where unknown.
         speaker_embeddings (`np.ndarray` of shape `(N, D)`, *optional*): embeddings that cosine similarity compares.
-        speakers (`list[str]`): the speaker, "" where unknown.
-        corpora (`list[str]`): the corpus.
-        genders (`list[str]`): the true gender's name, "" where unknown.
-        audio (`list[str]`): the manifest's `audio` column.
-        transcripts (`list[str]`, *optional*): decoded transcripts.
-        references (`list[str]`): true transcripts, "" where unknown.
+        speakers (`list[str]` of length N): the speaker, "" where unknown.
+        corpora (`list[str]` of length N): the corpus.
+        genders (`list[str]` of length N): the true gender's name, "" where unknown.
+        audio (`list[str]` of length N): the manifest's `audio` column.
+        transcripts (`list[str]` of length N, *optional*): decoded transcripts.
+        references (`list[str]` of length N): true transcripts, "" where unknown.
         losses (`dict[str, np.ndarray]`): loss of each clip, of shape `(N,)`, by task; NaN where a clip has no label.
         emotion_embeddings (`np.ndarray` of shape `(N, D)`, *optional*): embeddings on which SWFC acts.
     """
@@ -96,7 +97,19 @@ def compute_metrics(
 def emotion_metrics(
     probabilities: np.ndarray, labels: np.ndarray, groups: dict[str, np.ndarray], class_names: Sequence[str]
 ) -> dict[str, float]:
-    """`emotion_*` metrics of the whole split, and `emotion_uar_<group>` of each group (name to mask of its clips)."""
+    """
+    Metrics of the emotion task.
+
+    Args:
+        probabilities (`np.ndarray` of shape `(N, C)`): probability of each emotion.
+        labels (`np.ndarray` of shape `(N,)`, int): emotions, -100 where unknown.
+        groups (`dict[str, np.ndarray]`): by name, the mask of a group's clips, bool of shape `(N,)`.
+        class_names (`Sequence[str]` of length C): emotion names in the order of the model's classes.
+
+    Returns:
+        `dict[str, float]`: `emotion_macro_f1`, `emotion_uar`, `emotion_accuracy` and `emotion_f1_<class>` of the whole
+        split, `emotion_uar_<group>` of each group; all in [0, 1]. What has no labelled clip is absent.
+    """
     metrics = _classification(probabilities, labels, class_names)
     for name, members in groups.items():
         scores = _classification(probabilities[members], labels[members], class_names)
@@ -141,7 +154,16 @@ def embedding_similarity(embeddings: np.ndarray, labels: np.ndarray) -> tuple[fl
 
 
 def asr_metrics(transcripts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """`asr_wer` and `asr_cer` over the clips that have a reference transcript; empty without any."""
+    """
+    Error rates of the ASR task over the clips that have a reference transcript.
+
+    Args:
+        transcripts (`Sequence[str]` of length N): decoded transcripts.
+        references (`Sequence[str]` of length N): true transcripts, "" where unknown.
+
+    Returns:
+        `dict[str, float]`: `asr_wer` and `asr_cer`, at least 0; empty without a reference.
+    """
     known = [index for index, reference in enumerate(references) if reference.strip()]
     if not known:
         return {}

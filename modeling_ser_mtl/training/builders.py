@@ -65,6 +65,9 @@ def load_config(args: ModelArguments) -> SerMtlConfig:
     The configuration before the data is known: of a checkpoint of this project, around a published speech encoder, or
     from a JSON file.
 
+    Args:
+        args ([`ModelArguments`]): where from, and the settings that override its own; those left None don't.
+
     Raises:
         InputError: neither or both of `--model_name_or_path` and `--config_name`, a source that can't be read, or a
             setting that is not allowed.
@@ -171,7 +174,10 @@ def _one_line(error: Exception) -> str:
 
 
 def is_checkpoint(args: ModelArguments, config: PretrainedConfig) -> bool:
-    """Whether training continues from a checkpoint of this project, whose labels and characters then stay."""
+    """
+    Whether `args` continue from a checkpoint of this project, whose labels and characters then stay; `config` is what
+    was read there, or a [`SerMtlConfig`] made of it.
+    """
     return args.model_name_or_path is not None and config.architectures == [SerMtlModel.__name__]
 
 
@@ -182,6 +188,11 @@ def label_names(
     The classes, and the tables with emotion labels outside `--emotion_labels` emptied.
 
     Emotions are those named, those of the checkpoint, or those in the data, sorted; speakers are those that train.
+
+    Args:
+        args ([`ModelArguments`]): name the emotions and genders.
+        config ([`SerMtlConfig`]): tasks, and the labels of a checkpoint.
+        tables (`dict[str, pd.DataFrame]`): rows of [`~data.manifest.read_manifest`] by set: train, validation, test.
 
     Raises:
         InputError: a label outside the checkpoint's or `--gender_labels`, or fewer than two emotions to train.
@@ -216,7 +227,14 @@ def label_names(
 
 
 def warn_about_labels(tables: dict[str, pd.DataFrame], tasks: Sequence[str], labels: LabelNames) -> None:
-    """Warns of tasks without training labels, and of emotions that train but don't validate, or the reverse."""
+    """
+    Warns of tasks without training labels, and of emotions that train but don't validate, or the reverse.
+
+    Args:
+        tables (`dict[str, pd.DataFrame]`): rows by set; `train`, and `validation` if there is one.
+        tasks (`Sequence[str]`): the model's tasks.
+        labels ([`LabelNames`]): its classes.
+    """
     train = tables["train"]
     for task in tasks:
         if (train[LABEL_COLUMN[task]] == "").all():
@@ -233,6 +251,11 @@ def warn_about_labels(tables: dict[str, pd.DataFrame], tasks: Sequence[str], lab
 def choose_best_metric(args: SerMtlTrainingArguments, tasks: Sequence[str], validation: pd.DataFrame) -> None:
     """
     Sets the metric that chooses the checkpoint, unless `--metric_for_best_model` did: that of the first task.
+
+    Args:
+        args ([`SerMtlTrainingArguments`]): changed in place.
+        tasks (`Sequence[str]`): the model's tasks, one or more.
+        validation (`pd.DataFrame`): rows of the validation set, one or more.
 
     Raises:
         InputError: no validation clip has a label of the metric's task.
@@ -254,8 +277,14 @@ def build_processor(args: ModelArguments, config: SerMtlConfig, train: SpeechDat
     training transcripts. Log-mel features of a model trained from scratch are standardised by training clips; those of
     Whisper need no statistics.
 
+    Args:
+        args ([`ModelArguments`]): where the checkpoint or the encoder comes from.
+        config ([`SerMtlConfig`]): of the model.
+        train ([`SpeechDataset`], *optional*): the training clips. Without them log-mel features stay as they are;
+            without transcripts the characters are a to z and the apostrophe.
+
     Raises:
-        InputError: a processor that can't be read, or training clips longer than the encoder reads.
+        InputError: a processor that can't be read, or a Whisper encoder of no whole number of seconds.
     """
     if is_checkpoint(args, config):
         processor = _from_pretrained(AutoProcessor, args)
@@ -267,7 +296,7 @@ def build_processor(args: ModelArguments, config: SerMtlConfig, train: SpeechDat
 
 def check_max_seconds(processor: SerMtlProcessor, max_seconds: float) -> None:
     """
-    Refuses clips of `max_seconds` where the encoder reads a fixed time.
+    Refuses clips of `max_seconds`, a number of seconds, where the encoder behind `processor` reads a fixed time.
 
     Raises:
         InputError: `max_seconds` above that time.
@@ -325,13 +354,21 @@ def build_model(
     class_counts: Mapping[str, Sequence[int]] | None,
 ) -> SerMtlModel:
     """
-    The model for these labels: weights of the checkpoint, of the published encoder, or new ones. `class_counts` are the
-    training clips per emotion and per gender, by task name; None without training.
+    The model for these labels: weights of the checkpoint, of the published encoder, or new ones.
 
     Weights are in single precision, whatever they were saved in: mixed precision is up to the training.
 
+    Args:
+        args ([`ModelArguments`]): where the weights come from, and whether the feature encoder is frozen.
+        config ([`SerMtlConfig`]): of the model; labels, counts and vocabulary are set in place.
+        processor ([`SerMtlProcessor`]): its tokenizer gives the characters.
+        labels ([`LabelNames`]): classes and training speakers.
+        class_counts (`Mapping[str, Sequence[int]]`, *optional*): training clips per class, of `emotion` and `gender`;
+            None without training.
+
     Raises:
-        InputError: weights that can't be read or, without training, that a prediction needs and the source lacks.
+        InputError: weights that can't be read or, without training, that a prediction needs and the source lacks; a
+            backbone that doesn't fit; or a log-mel backbone with `--freeze_feature_encoder`.
     """
     continues = is_checkpoint(args, config)
     config.id2label = dict(enumerate(labels.emotion))

@@ -24,6 +24,7 @@ class EpochCallback(TrainerCallback):
         train_dataloader: DataLoader,
         **kwargs: Any,
     ) -> None:
+        """As in `TrainerCallback`: hands the epoch, from 0, to the dataset of `train_dataloader`."""
         dataset: Any = train_dataloader.dataset
         dataset.set_epoch(int(state.epoch or 0))
 
@@ -40,6 +41,7 @@ class EmbeddingMemoryCallback(TrainerCallback):
         self.memory = memory
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """As in `TrainerCallback`: rank 0 writes the memory as safetensors into the checkpoint's folder."""
         if state.is_world_process_zero:
             folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
             save_file(self.memory.state_dict(), folder / MEMORY_FILE)

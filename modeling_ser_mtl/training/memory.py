@@ -58,7 +58,7 @@ class EmbeddingMemory:
         self.embeddings, self.labels = embeddings[order[latest]], labels[latest]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The stored `embeddings` and `labels`, for `safetensors`; without entries before the first push."""
+        """`embeddings` `(M, D)` and `labels` `(M,)` as stored, for `safetensors`; no entries before the first push."""
         if self.embeddings is None or self.labels is None:
             return {}
         return {"embeddings": self.embeddings, "labels": self.labels}
@@ -68,7 +68,8 @@ class EmbeddingMemory:
         Takes up what [`EmbeddingMemory.state_dict`] gave, exactly, and the latest of it where the size is smaller now.
 
         Args:
-            state_dict (`Mapping[str, Tensor]`): tensors on the device of the batches to come.
+            state_dict (`Mapping[str, Tensor]`): `embeddings` `(M, D)` and `labels` `(M,)` on the device of the batches
+                to come, or nothing.
         """
         self.embeddings = self.labels = None
         if state_dict:

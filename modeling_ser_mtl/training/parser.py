@@ -83,7 +83,18 @@ def parse_arguments(
 
 
 def parse_task_weights(items: Sequence[str] | None) -> dict[str, float] | None:
-    """`["emotion=1", "gender=.1"]` as a dict; None stays None. Raises an [`InputError`] for anything else."""
+    """
+    Weights of tasks from the command line.
+
+    Args:
+        items (`Sequence[str]`, *optional*): `<task>=<number>` each, e.g. `["emotion=1", "gender=.1"]`.
+
+    Returns:
+        `dict[str, float]`: weight by task; None without `items`.
+
+    Raises:
+        InputError: an unknown task, or something else than a number.
+    """
     if items is None:
         return None
     weights = {}

@@ -21,6 +21,9 @@ def starting_checkpoint(args: SerMtlTrainingArguments) -> str | None:
     """
     The checkpoint that `--resume_from_checkpoint` names (`True`: the last one in the output folder); None starts anew.
 
+    Args:
+        args ([`SerMtlTrainingArguments`]): name the output folder and the checkpoint.
+
     Raises:
         InputError: there is no such checkpoint, or a new training would write into a folder that has files.
     """
@@ -56,7 +59,8 @@ def prepare_splits(
         do_train (`bool`), do_eval (`bool`), do_predict (`bool`): which sets are needed.
 
     Returns:
-        The sets by name, and a table `manifest,row,audio,reason` of the clips that were skipped.
+        `tuple[dict[str, Split], pd.DataFrame]`: the sets by name, and a table `manifest,row,audio,reason` of the clips
+        that were skipped.
 
     Raises:
         InputError: nothing to do, no source or several, data that can't be read, a set that is needed and not there,

@@ -14,11 +14,11 @@ def task_gradients(losses: Mapping[str, Tensor], parameters: Sequence[nn.Paramet
 
     Args:
         losses (`Mapping[str, Tensor]`): weighted scalar losses by task; their graph is kept.
-        parameters (`Sequence[nn.Parameter]`): shared parameters.
+        parameters (`Sequence[nn.Parameter]`): shared parameters, of any shapes; the gradient is one vector over all.
 
     Returns:
-        `dict[str, float]`: `encoder_grad_norm_<task>`, and `encoder_grad_cosine_<task>` in [-1, 1] of the other tasks;
-        a cosine with a zero gradient is left out.
+        `dict[str, float]`: `encoder_grad_norm_<task>` (Euclidean), and `encoder_grad_cosine_<task>` in [-1, 1] of the
+        other tasks; a cosine with a zero gradient is left out.
     """
     values: dict[str, float] = {}
     emotion = None

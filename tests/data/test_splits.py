@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import GroupKFold
 
@@ -42,6 +42,7 @@ def test_rows_are_split_once_between_whole_speakers_and_both_sides_have_some(siz
 
 
 @given(sizes=any_corpus, fraction=st.floats(0.01, 0.99), seed=st.integers(0, 99))
+@example(sizes=(1, 1, 1), fraction=0.5, seed=3)
 @settings(max_examples=40, deadline=None)
 def test_every_gender_with_two_speakers_is_in_both_sides(sizes, fraction, seed):
     males, females, unlabelled = sizes

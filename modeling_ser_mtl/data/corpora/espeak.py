@@ -33,16 +33,17 @@ SYNTHESIS_VOLUME = 30  # eSpeak clips some voices at its default of 100
 
 @dataclass(frozen=True)
 class Voice:
-    """One speaker: an eSpeak language and variant, with the settings of its neutral speech.
+    """
+    One speaker: an eSpeak language and variant, with the settings of its neutral speech.
 
     Args:
-        language: eSpeak language name, i.e. the accent.
-        variant: file under `voices/!v` in eSpeak's data; also the speaker id, in lower case.
-        gender: `"female"` (median f0 of neutral speech at least 165 Hz) or `"male"` (at most 140 Hz).
-        split: `"train"`, `"validation"` or `"test"`.
-        pitch: eSpeak pitch, 0-99; 50 units are an octave.
-        pitch_range: eSpeak pitch range, 0-99.
-        rate: words per minute.
+        language (`str`): eSpeak language name, i.e. the accent.
+        variant (`str`): file under `voices/!v` in eSpeak's data; also the speaker id, in lower case.
+        gender (`str`): `"female"` (median f0 of neutral speech at least 165 Hz) or `"male"` (at most 140 Hz).
+        split (`str`): `"train"`, `"validation"` or `"test"`.
+        pitch (`int`): eSpeak pitch, 0 to 99; 50 units are an octave.
+        pitch_range (`int`): eSpeak pitch range, 0 to 99.
+        rate (`int`): words per minute.
     """
 
     language: str
@@ -55,6 +56,7 @@ class Voice:
 
     @property
     def speaker_id(self) -> str:
+        """The variant in lower case."""
         return self.variant.lower()
 
 
@@ -93,15 +95,16 @@ VOICES = (
 
 @dataclass(frozen=True)
 class Style:
-    """How an emotion differs from a voice's neutral speech.
+    """
+    How an emotion differs from a voice's neutral speech.
 
     Args:
-        share: of the clips.
-        semitones: shift of the pitch.
-        pitch_range: factor on the pitch range.
-        rate: factor on the speaking rate.
-        decibels: change of the level.
-        pause: added between words, in units of 10 ms.
+        share (`float`): of the clips, in [0, 1]; those of all emotions sum to 1.
+        semitones (`float`): shift of the pitch.
+        pitch_range (`float`): factor on the pitch range, above 0.
+        rate (`float`): factor on the speaking rate, above 0.
+        decibels (`float`): change of the level.
+        pause (`int`): added between words, in units of 10 ms, 0 or more.
     """
 
     share: float
@@ -137,18 +140,20 @@ def default_folder() -> Path:
 def build_corpus(
     folder: Path, seed: int = 0, train_clips: int = 75, validation_clips: int = 40, test_clips: int = 40
 ) -> Path:
-    """Speak the corpus into `folder`, unless it already holds the same one.
+    """
+    Speaks the corpus into a folder, unless it already holds the same one.
 
     The same arguments and the same eSpeak NG give the same files, byte for byte.
 
     Args:
-        folder: receives `audio/*.flac` (16 kHz, 16 bit, mono), `manifest.csv`, `README.txt` and, as stamp,
+        folder (`Path`): receives `audio/*.flac` (16 kHz, 16 bit, mono), `manifest.csv`, `README.txt` and, as stamp,
             `recipe.json`.
-        seed: draws sentences, emotions and the clip-to-clip variation.
-        train_clips, validation_clips, test_clips: clips per voice of a split; from 7 on, each voice has all emotions.
+        seed (`int`, *optional*, defaults to 0): draws sentences, emotions and the clip-to-clip variation; 0 or more.
+        train_clips, validation_clips, test_clips (`int`, *optional*, defaults to 75, 40 and 40): clips per voice of a
+            split; from 7 on, each voice has all emotions.
 
     Returns:
-        The path of `manifest.csv` (`audio`, `emotion`, `gender`, `speaker_id`, `text`, `split`). Splits share no voice.
+        `Path`: `manifest.csv` (`audio`, `emotion`, `gender`, `speaker_id`, `text`, `split`). Splits share no voice.
 
     Raises:
         InputError: `folder` holds something else, or eSpeak NG is not installed.
@@ -206,7 +211,15 @@ def _speak_corpus(folder: Path, seed: int, clips: dict[str, int]) -> None:
 
 
 def split_sentences(seed: int) -> tuple[list[str], list[str]]:
-    """Disjoint sentences of the grammar, 3 to 5 words each: those of training, and those it never speaks."""
+    """
+    Disjoint sentences of the grammar, 3 to 5 words each.
+
+    Args:
+        seed (`int`): seed of the order, 0 or more.
+
+    Returns:
+        `tuple[list[str], list[str]]`: the 800 of training, and those it never speaks.
+    """
     sentences = [" ".join(filter(None, words)) for words in itertools.product(*WORDS)]
     order = np.random.default_rng(seed).permutation(len(sentences))
     shuffled = [sentences[i] for i in order]
@@ -214,7 +227,13 @@ def split_sentences(seed: int) -> tuple[list[str], list[str]]:
 
 
 def vary(style: Style, rng: np.random.Generator) -> Style:
-    """One clip's own version of a style: everything jitters, so that the emotions overlap a little."""
+    """
+    One clip's own version of a style: everything but its share jitters, so that the emotions overlap a little.
+
+    Args:
+        style ([`Style`]): of the clip's emotion.
+        rng (`np.random.Generator`): source of the jitter.
+    """
     return Style(
         share=style.share,
         semitones=style.semitones + rng.normal(0, 0.8),
