@@ -3,9 +3,9 @@
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import transformers
 from accelerate import PartialState
@@ -19,28 +19,31 @@ from modeling_ser_mtl.evaluation.metrics import Predictions
 from modeling_ser_mtl.evaluation.report import results_table, write_predictions
 from modeling_ser_mtl.evaluation.verification import read_trials
 from modeling_ser_mtl.hub.model_card import write_model_card
+from modeling_ser_mtl.hub.widget import check_widget_samples, synthetic_samples, write_widget
 from modeling_ser_mtl.training.arguments import DataArguments, ModelArguments, SerMtlTrainingArguments
-from modeling_ser_mtl.training.builders import (
-    LABEL_COLUMN,
-    build_model,
-    build_processor,
-    check_max_seconds,
-    choose_best_metric,
-    label_names,
-    load_config,
-    warn_about_labels,
-)
+from modeling_ser_mtl.training.builders import build_model, build_processor, check_max_seconds, load_config
 from modeling_ser_mtl.training.callbacks import EpochCallback
+from modeling_ser_mtl.training.facts import gather_facts, given_settings
+from modeling_ser_mtl.training.labels import LABEL_COLUMN, choose_best_metric, label_names, warn_about_labels
 from modeling_ser_mtl.training.parser import parse_arguments
 from modeling_ser_mtl.training.preparation import prepare_splits, starting_checkpoint
 from modeling_ser_mtl.training.trainer import SerMtlTrainer
 
 
-def run(model_args: ModelArguments, data_args: DataArguments, args: SerMtlTrainingArguments) -> dict[str, float]:
-    """One run, from arguments to files in `args.output_dir`; returns all metrics."""
+def run(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: SerMtlTrainingArguments,
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
+    """
+    One run, from arguments to files in `args.output_dir`; returns all metrics. `settings` are the options that were
+    given, for the model card.
+    """
     output_dir, checkpoint = Path(str(args.output_dir)), starting_checkpoint(args)
     set_seed(args.seed)
     config = load_config(model_args)
+    samples = check_widget_samples(data_args.widget_samples or [], config.tasks, data_args.max_seconds)
 
     # Data: tables without unusable clips, disjoint in speakers.
     with PartialState().main_process_first():
@@ -101,7 +104,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: SerMtlTraini
         skipped.to_csv(output_dir / "skipped.csv", index=False)
     if args.do_train:
         result = trainer.train(resume_from_checkpoint=checkpoint)
-        trainer.save_model()
+        trainer.save_model(_internal_call=True)  # without a push: that comes last, with the results
         trainer.save_metrics("train", result.metrics)
         trainer.save_state()
         metrics |= result.metrics
@@ -128,8 +131,11 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: SerMtlTraini
             print(f"\n{results_table(found, prefix, title)}\n")
 
     if args.do_train and trainer.is_world_process_zero():
-        synthetic = data_args.synthetic_corpus
-        write_model_card(output_dir, config, metrics, synthetic, args.hub_model_id)
+        if data_args.synthetic_corpus and "emotion" in config.tasks:
+            samples |= synthetic_samples(tables["test" if args.do_predict else "validation"])
+        widget = write_widget(output_dir, samples)
+        gather_facts(model_args, data_args, args, tables, config.tasks, settings or {}, widget).save(output_dir)
+        write_model_card(output_dir, args.hub_model_id)
     if args.push_to_hub:
         trainer.push_to_hub()
     return metrics
@@ -140,7 +146,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     transformers.logging.set_verbosity_warning()
     try:
-        run(*parse_arguments(sys.argv[1:] if argv is None else argv))
+        argv = sys.argv[1:] if argv is None else argv
+        run(*parse_arguments(argv), given_settings(argv))
     except InputError as error:
         if PartialState().is_main_process:
             print(f"error: {error}", file=sys.stderr, flush=True)

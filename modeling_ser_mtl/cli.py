@@ -1,20 +1,45 @@
 """The `ser-mtl` command: thin, over the rooms of the package."""
 
+import difflib
+import logging
 import sys
+from collections.abc import Sequence
 
 import run_ser_mtl
 
-USAGE = "usage: ser-mtl train [SETTINGS.yaml] [--option value ...]"
+from .data.errors import InputError
+from .hub import push
+from .training import export_stock
+
+COMMANDS = {
+    "train": (run_ser_mtl.main, "train, evaluate, predict and save: ser-mtl train SETTINGS.yaml --option value ..."),
+    "push": (push.main, "publish a run on the Hub: ser-mtl push DIR REPO"),
+    "export-stock": (
+        export_stock.main,
+        "write a twin without remote code: ser-mtl export-stock DIR OUT --clips ...",
+    ),
+}
+USAGE = "\n".join(["usage: ser-mtl COMMAND ...", "", *(f"  {name:<14}{text}" for name, (_, text) in COMMANDS.items())])
 
 
-def main() -> None:
-    """Entry point of `ser-mtl`."""
-    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `ser-mtl`, with `argv` in place of the command line's; a user's mistake is one line and code 2."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help"):
         print(USAGE)
-    elif sys.argv[1] == "train":
-        run_ser_mtl.main(sys.argv[2:])
-    else:
-        sys.exit(f"error: unknown command {sys.argv[1]!r}; {USAGE}")
+        return
+    try:
+        if name not in COMMANDS:
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(COMMANDS)}"
+            raise InputError(f"unknown command {name!r}; {hint}")
+        COMMANDS[name][0](rest)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The four-task speech model: encoder, hidden-state softmax per task, co-attention and heads."""
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from .losses_ser_mtl import (
     weighted_terms,
 )
 from .padding_ser_mtl import Lengths, Padding, frame_mask, keep_padding_out, repeat_frames
+from .pipeline_ser_mtl import CUSTOM_PIPELINES
+from .processing_ser_mtl import SerMtlProcessor
 
 
 @dataclass
@@ -307,7 +310,8 @@ def config_swfc_loss(
 def backbone_class(config: SerMtlConfig) -> type[PreTrainedModel]:
     """The encoder's class for `config`; a ValueError for one that doesn't make frames of audio as wav2vec 2.0 does."""
     backbone = config.backbone_config
-    model_class = WhisperEncoder if backbone.model_type == "whisper" else MODEL_MAPPING.get(type(backbone), None)
+    is_whisper = backbone.model_type == "whisper"
+    model_class: Any = WhisperEncoder if is_whisper else MODEL_MAPPING.get(type(backbone), None)
     if not hasattr(model_class, "_get_feat_extract_output_lengths"):
         raise ValueError(
             f"backbone_config.model_type: found {backbone.model_type!r}, which is no encoder of speech; give e.g. "
@@ -337,6 +341,7 @@ class SerMtlPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def is_custom_code(cls) -> bool:
+        """As in transformers, but for the initialisation."""
         # For code outside of transformers, the initialisation of missing weights skips modules without parameters of
         # their own, among them the backbone's feature projection. `_init_weights` here needs no such care.
         return False
@@ -698,9 +703,15 @@ class SerMtlModel(SerMtlPreTrainedModel):
         return weighted_terms(totals, config.task_weights, log_variances)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """As in transformers, and names this class for `AutoModelForAudioClassification` too."""
-        name = "modeling_ser_mtl.SerMtlModel"
-        self.config.auto_map = {"AutoModel": name, "AutoModelForAudioClassification": name}
+        """As in transformers, and names the classes and pipelines by which the folder loads without this package."""
+        model = f"modeling_ser_mtl.{SerMtlModel.__name__}"
+        processor = f"processing_ser_mtl.{SerMtlProcessor.__name__}"
+        self.config.auto_map = {
+            "AutoModel": model,
+            "AutoModelForAudioClassification": model,
+            "AutoProcessor": processor,
+        }
+        self.config.custom_pipelines = copy.deepcopy(CUSTOM_PIPELINES)  # transformers writes into it
         super().save_pretrained(save_directory, **kwargs)
 
 

@@ -145,7 +145,7 @@ class SerMtlProcessor(ProcessorMixin):
         return inputs
 
     def encode_transcripts(self, transcripts: Sequence[str]) -> Tensor:
-        """Character indices of normalised transcripts, `(B, L)`, padded with -100; a row of -100 for ""."""
+        """Character indices of normalised `transcripts`, `(B, L)`, padded with -100; a row of -100 for ""."""
         encoded = [self.tokenizer(text).input_ids if text else [] for text in transcripts]
         labels = torch.full((len(encoded), max(1, *map(len, encoded))), IGNORE_INDEX)
         for row, ids in zip(labels, encoded, strict=True):

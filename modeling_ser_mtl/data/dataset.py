@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..audio_ser_mtl import window_bounds
 from .audio import SAMPLING_RATE, load_audio
 from .augmentation import WaveformAugmentation
 from .text import normalize_transcript
@@ -86,13 +87,10 @@ class SpeechDataset(torch.utils.data.Dataset):
             self.items = [(clip, 0, length) for clip, length in enumerate(lengths)]
         else:
             self.items = [
-                (clip, start, end) for clip, length in enumerate(lengths) for start, end in self._windows(length)
+                (clip, start, end)
+                for clip, length in enumerate(lengths)
+                for start, end in window_bounds(length, self.max_samples)
             ]
-
-    def _windows(self, length: int) -> list[tuple[int, int]]:
-        """Equal consecutive windows of at most `max_samples`."""
-        bounds = np.linspace(0, length, -(-length // self.max_samples) + 1).round().astype(int)
-        return list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
 
     def _load(self, clip: int) -> np.ndarray:
         # The windows of a long clip come one after another: it is decoded once for all.

@@ -1,71 +1,385 @@
-"""The model card of a run, generated from its configuration and metrics."""
+"""The model card of a run, rendered from its facts, configuration and metrics."""
 
-from collections.abc import Mapping
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCard
 
 from ..configuration_ser_mtl import SerMtlConfig
 from ..evaluation.report import HEADLINE_METRICS
+from .card_data import METRICS, RESULT_SPLITS, card_data
+from .run_facts import RunFacts, SplitFacts
 
-SPLIT_NAMES = {"eval": "validation speakers", "predict": "test speakers"}
+FUSION_TEXTS = {
+    "co_attention": "the emotion stream attends to those of the other tasks (co-attention)",
+    "concat": "the streams of the other tasks are concatenated to the emotion stream",
+    "none": "the tasks share the encoder alone",
+}
+CITATION = """## Citation
+
+The method follows, apart from this model's own choices, [arXiv 2508.17878](https://arxiv.org/abs/2508.17878):
+
+```bibtex
+@misc{wang2025enhancing,
+  title = {Enhancing Speech Emotion Recognition with Multi-Task Learning and Dynamic Feature Fusion},
+  author = {Wang, Honghong and Deng, Jing and Meng, Fanqin and Zheng, Rong},
+  year = {2025},
+  eprint = {2508.17878},
+  archivePrefix = {arXiv},
+  url = {https://arxiv.org/abs/2508.17878}
+}
+```"""
 
 
-def write_model_card(
-    output_dir: str | Path,
-    config: SerMtlConfig,
-    metrics: Mapping[str, float],
-    synthetic: bool = False,
-    hub_model_id: str | None = None,
-) -> None:
+def write_model_card(folder: str | Path, repo_id: str | None = None) -> None:
     """
-    Writes `README.md` into `output_dir`.
+    Writes `README.md` of the run in `folder` from its `run_facts.json`, `config.json` and `all_results.json`.
 
     Args:
-        output_dir (`str` or `Path`): folder of the model.
-        config ([`SerMtlConfig`]): configuration of the model.
-        metrics (`Mapping[str, float]`): metrics of the run with their prefixes.
-        synthetic (`bool`): whether the training data is the synthetic corpus; the card then says so.
-        hub_model_id (`str`, *optional*): the repository that the code in the card loads; else a path to fill in.
+        folder (`str` or `Path`): output folder of a training run.
+        repo_id (`str`, *optional*): the repository that the code in the card loads; else a path to fill in.
+
+    Raises:
+        InputError: `folder` has no `run_facts.json`.
     """
-    name = Path(output_dir).resolve().name
-    source = hub_model_id or f"path/to/{name}"
-    data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="audio-classification",
-        tags=["speech-emotion-recognition", "multi-task", "ser_mtl", *(["synthetic-speech"] if synthetic else [])],
+    folder = Path(folder)
+    facts = RunFacts.load(folder)
+    results = folder / "all_results.json"
+    metrics = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
+    model_card(facts, SerMtlConfig.from_pretrained(folder), metrics, repo_id).save(folder / "README.md")
+
+
+def model_card(
+    facts: RunFacts, config: SerMtlConfig, metrics: Mapping[str, float], repo_id: str | None = None
+) -> ModelCard:
+    """
+    The card of a model. A section without data is left out.
+
+    Args:
+        facts ([`RunFacts`]): how it came about.
+        config ([`SerMtlConfig`]): what it is.
+        metrics (`Mapping[str, float]`): the run's metrics with their prefixes.
+        repo_id (`str`, *optional*): its repository on the Hub, e.g. `org/name`.
+    """
+    name = repo_id.split("/")[-1] if repo_id else facts.name
+    sections = [
+        f"# {_text(name)}",
+        _warning(facts),
+        _purpose(facts, config),
+        _usage(config, repo_id or f"path/to/{facts.name}"),
+        _samples(facts),
+        *(_results(facts, config, metrics, prefix) for prefix in RESULT_SPLITS),
+        _training(facts, metrics),
+        _loss(config),
+        _limits(facts, config),
+        _license(facts),
+        _environment(facts),
+        _reproduction(facts),
+        CITATION,
+    ]
+    header = card_data(facts, config, metrics, name).to_yaml()
+    return ModelCard(f"---\n{header}\n---\n\n" + "\n\n".join(filter(None, sections)) + "\n")
+
+
+def _warning(facts: RunFacts) -> str:
+    if not facts.synthetic:
+        return ""
+    return (
+        "> **Trained on synthetic speech** (eSpeak NG): it shows that the software works. It does not recognise the "
+        "emotions of people, and its results say nothing about real speech."
     )
-    lines = [f"---\n{data.to_yaml()}\n---", "", f"# {name}", ""]
-    if synthetic:
-        lines += [
-            "**Trained on synthetic speech** (eSpeak NG): it shows that the software works and does not recognise the",
-            "emotions of people.",
+
+
+def _purpose(facts: RunFacts, config: SerMtlConfig) -> str:
+    predictions = {
+        "emotion": f"**Emotion**: {_names(config.emotion_labels)}, with a probability each.",
+        "gender": f"**Gender**: {_names(config.gender_labels)}, as the training data names it.",
+        "speaker": f"**Speaker**: an embedding of {config.speaker_embedding_size} numbers and unit length; the dot "
+        "product of two is the higher, the more alike the voices are.",
+        "asr": "**Transcript**: lower case, without punctuation.",
+    }
+    encoder = config.backbone_config.model_type
+    origin = ""
+    if facts.from_scratch:
+        origin = ", trained from scratch"
+    elif facts.splits:
+        origin = f" that started from {f'`{facts.base_model}`' if facts.base_model else 'a local checkpoint'}, trained"
+    architecture = f"A {encoder} encoder{origin} on all tasks at once; every task weighs its hidden states"
+    fusion = f", and {FUSION_TEXTS[config.fusion]}" if "emotion" in config.tasks and len(config.tasks) > 1 else ""
+    return "\n".join(
+        [
+            "From a clip of speech (16 kHz, mono) this model predicts, in one pass:",
             "",
+            *(f"- {predictions[task]}" for task in config.tasks),
+            "",
+            f"{architecture}{fusion}.",
         ]
-    lines += [
-        f"A {config.backbone_config.model_type} encoder with heads for {', '.join(config.tasks)}; "
-        f"fusion: {config.fusion}. Emotions: {', '.join(config.emotion_labels)}.",
-        "",
-        "```python",
-        "from transformers import AutoModel, AutoProcessor",
-        "",
-        f'model = AutoModel.from_pretrained("{source}", trust_remote_code=True)',
-        f'processor = AutoProcessor.from_pretrained("{source}", trust_remote_code=True)',
-        "outputs = model(**processor(waveform, sampling_rate=16_000))  # waveform: float32, mono, 16 kHz",
-        "```",
-        "",
-    ]
-    for prefix, split in SPLIT_NAMES.items():
-        rows = [
-            f"| {task} | {metric} | {metrics[f'{prefix}_{task}_{metric}']:.3f} |"
-            for task, metric, _ in HEADLINE_METRICS
-            if f"{prefix}_{task}_{metric}" in metrics
+    )
+
+
+def _usage(config: SerMtlConfig, source: str) -> str:
+    model = json.dumps(source, ensure_ascii=False)
+    parts = ["## Use", _fence("pip install transformers torch soundfile soxr", "bash")]
+    if "emotion" in config.tasks:
+        parts += [
+            "Emotion:",
+            _fence(
+                "from transformers import pipeline\n\n"
+                f'classifier = pipeline("audio-classification", model={model}, trust_remote_code=True)\n'
+                'print(classifier("clip.wav"))',
+                "python",
+            ),
         ]
-        if rows:
-            lines += [f"## Results on {split}", "", "| task | metric | value |", "|---|---|---|", *rows, ""]
-    lines += [
-        "Method: multi-task learning with co-attention and the SWFC loss, after",
-        "[arXiv 2508.17878](https://arxiv.org/abs/2508.17878). Emotion inferred from a voice is uncertain, and speaker",
-        "embeddings are biometric data.",
+    parts += [
+        f"All it predicts ({', '.join(config.tasks)}):",
+        _fence(
+            "from transformers import pipeline\n\n"
+            f'recognizer = pipeline("speech-emotion-mtl", model={model}, trust_remote_code=True)\n'
+            'print(recognizer("clip.wav"))',
+            "python",
+        ),
     ]
-    ModelCard("\n".join(lines)).save(Path(output_dir) / "README.md")
+    if "speaker" in config.tasks:
+        parts += [
+            "Verification, whether one person speaks two clips (mono, 16 kHz):",
+            _fence(
+                "import soundfile\nfrom transformers import AutoModel, AutoProcessor\n\n"
+                f"model = AutoModel.from_pretrained({model}, trust_remote_code=True)\n"
+                f"processor = AutoProcessor.from_pretrained({model}, trust_remote_code=True)\n"
+                'clips = [soundfile.read(path, dtype="float32")[0] for path in ("a.wav", "b.wav")]\n'
+                "first, second = model(**processor(clips, sampling_rate=16_000)).speaker_embeddings\n"
+                "print((first @ second).item())  # 1: same voice; choose the threshold on speech like yours",
+                "python",
+            ),
+        ]
+    parts.append(
+        "`trust_remote_code=True` runs the Python files of this repository. Read them, and pin the commit that you "
+        'read, so that a later one can\'t run unseen: `revision="<commit>", code_revision="<commit>"`.'
+    )
+    return "\n\n".join(parts)
+
+
+def _samples(facts: RunFacts) -> str:
+    rows = [
+        [f"[{_text(sample.example_title)}]({sample.src})", _text(best["label"]), f"{best['score']:.3f}"]
+        for sample in facts.widget
+        for best in sample.output[:1]
+    ]
+    note = (
+        "The hosted inference of the Hub does not run custom code. The scores beside the samples on this page are this "
+        "model's own, computed when its training ended."
+    )
+    return _section("## Samples", note, _table(["sample", "likeliest emotion", "score"], rows)) if rows else ""
+
+
+def _results(facts: RunFacts, config: SerMtlConfig, metrics: Mapping[str, float], prefix: str) -> str:
+    found = {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items() if name.startswith(f"{prefix}_")}
+    rows = [
+        [task, METRICS[metric][0], f"{found[f'{task}_{metric}']:.3f}", better]
+        for task, metric, better in HEADLINE_METRICS
+        if f"{task}_{metric}" in found
+    ]
+    split = RESULT_SPLITS[prefix]
+    if not rows or split not in facts.splits:
+        return ""
+    clips = facts.splits[split]
+    note = f"{clips.clips} clips of {clips.speakers} known speakers, none of whom trains."
+    if split == "validation" and facts.hyperparameters["load_best_model_at_end"]:
+        note += " These clips chose the checkpoint."
+    groups = {
+        name.removeprefix("emotion_uar_"): value for name, value in found.items() if name.startswith("emotion_uar_")
+    }
+    return _section(
+        f"## Results on the {split} set",
+        note,
+        _table(["task", "metric", "value", "better"], rows),
+        _breakdown(
+            "emotion",
+            "F1",
+            {name: found[f"emotion_f1_{name}"] for name in config.emotion_labels if f"emotion_f1_{name}" in found},
+            clips.emotions,
+        ),
+        _breakdown(
+            "gender", "emotion UAR", {name: groups[name] for name in clips.genders if name in groups}, clips.genders
+        ),
+        # Corpora have a metric of their own only where there are several, under a simplified name.
+        _breakdown(
+            "corpus",
+            "emotion UAR",
+            {name: groups[name] for name in groups if name not in clips.genders},
+            _simplified(clips),
+        ),
+    )
+
+
+def _breakdown(group: str, metric: str, scores: Mapping[str, float], clips: Mapping[str, int]) -> str:
+    rows = [[_text(name), f"{score:.3f}", str(clips[name])] for name, score in scores.items()]
+    return _table([group, metric, "clips"], rows) if rows else ""
+
+
+def _simplified(split: SplitFacts) -> dict[str, int]:
+    """Clips by the name that a corpus has in metrics."""
+    clips: dict[str, int] = {}
+    for corpus, count in split.corpora.items():
+        name = re.sub("[^a-z0-9]+", "_", corpus.lower())
+        clips[name] = clips.get(name, 0) + count
+    return clips
+
+
+def _training(facts: RunFacts, metrics: Mapping[str, float]) -> str:
+    if not facts.splits:
+        return ""
+    tasks = list(next(iter(facts.splits.values())).labelled)
+    rows = [
+        [
+            name,
+            _names(split.corpora),
+            str(split.clips),
+            f"{split.hours:.2f}",
+            str(split.speakers),
+            *(str(split.labelled[task]) for task in tasks),
+        ]
+        for name, split in facts.splits.items()
+    ]
+    hyperparameters = [
+        [f"`{name}`", _text(" ".join(value) if isinstance(value, list) else value)]
+        for name, value in facts.hyperparameters.items()
+        if value is not None and value is not False
+    ]
+    note = "The columns of the tasks count the clips that have a label for it."
+    if "train" in facts.splits and facts.splits["train"].emotions:
+        counts = ", ".join(f"{_text(name)} {count}" for name, count in facts.splits["train"].emotions.items())
+        note += f" Training clips per emotion: {counts}."
+    time = (
+        f"Training took {timedelta(seconds=round(metrics['train_runtime']))} (hours, minutes, seconds)."
+        if "train_runtime" in metrics
+        else ""
+    )
+    return _section(
+        "## Training",
+        note,
+        _table(["set", "corpora", "clips", "hours", "known speakers", *tasks], rows),
+        _table(["hyper-parameter", "value"], hyperparameters),
+        time,
+    )
+
+
+def _loss(config: SerMtlConfig) -> str:
+    rows = [[task, f"{weight:g}"] for task, weight in config.task_weights.items()]
+    notes = ["The loss is the sum over the tasks of weight times loss."]
+    if config.task_balancing == "uncertainty":
+        notes.append("A learned log variance per task scales its loss inside its weight.")
+    if "emotion" in config.tasks:
+        notes.append(
+            f"Emotion: cross-entropy (label smoothing {config.label_smoothing:g}, focus {config.emotion_focus:g}, "
+            f"exponent of the class weights {config.emotion_class_weight:g})"
+            + (f" + {config.swfc_weight:g} times SWFC." if config.swfc_weight else ".")
+        )
+        if config.swfc_weight:
+            notes.append(
+                f"SWFC: temperature {config.swfc_temperature:g}, focus {config.swfc_focus:g}, exponent of the class "
+                f"weights {config.swfc_class_weight:g}, normalised by `{config.swfc_normalize}`."
+            )
+    if "gender" in config.tasks:
+        notes.append(f"Gender: cross-entropy, exponent of the class weights {config.gender_class_weight:g}.")
+    if "speaker" in config.tasks:
+        notes.append(
+            f"Speaker: angular margin softmax, scale {config.speaker_scale:g}, margin {config.speaker_margin:g}."
+        )
+    if "asr" in config.tasks:
+        notes.append("ASR: CTC over characters.")
+    return _section("## Loss", _table(["task", "weight"], rows), " ".join(notes))
+
+
+def _limits(facts: RunFacts, config: SerMtlConfig) -> str:
+    languages = (
+        f"The training data is in: {', '.join(facts.languages)}."
+        if facts.languages
+        else ("The languages of the training data were not given.")
+    )
+    limits = [
+        "**Acted speech.** Most public emotion corpora are acted. A model of acted speech recognises how actors render "
+        "an emotion; on spontaneous speech it is worse than the results above.",
+        f"**Languages.** {languages} How emotions sound differs between languages and cultures: elsewhere expect "
+        "worse, and measure.",
+        "**Emotion inferred from a voice is uncertain.** A score says what the voice sounds like to this model, not "
+        "what a person feels. Make no decision about a person on it alone.",
+        "**Law.** The EU AI Act (Regulation (EU) 2024/1689) bans systems that infer emotions of people at work and in "
+        "education, except for medical or safety reasons (Article 5(1)(f)); other emotion recognition counts as "
+        "high-risk (Annex III), and the people concerned must be told (Article 50(3)). Other laws may ask for more.",
+    ]
+    if "gender" in config.tasks:
+        limits.append(
+            "**Gender** is what annotators or speakers of the training data named, in the classes above; it says "
+            "nothing about a person's identity."
+        )
+    if "speaker" in config.tasks:
+        limits.append(
+            "**Speaker embeddings are biometric data** where they can identify a person (in the EU: Article 9 GDPR). "
+            "Compute and keep them only with a legal basis, such as explicit consent."
+        )
+    return _section("## Limits and risks", "\n".join(f"- {limit}" for limit in limits))
+
+
+def _license(facts: RunFacts) -> str:
+    given = (
+        f"The model's licence is `{facts.license}`, chosen by whoever published it."
+        if facts.license
+        else "**No licence was given** for this model: ask whoever published it before you use it."
+    )
+    return _section(
+        "## Licence",
+        f"{given} The licences of the training data and of the base model bind too: non-commercial training data makes "
+        "a non-commercial model. The Python files of this repository are Apache-2.0.",
+    )
+
+
+def _environment(facts: RunFacts) -> str:
+    rows = [[name, _text(value)] for name, value in facts.environment.items()]
+    return _section("## Environment", _table(["", ""], rows)) if rows else ""
+
+
+def _reproduction(facts: RunFacts) -> str:
+    if not facts.settings:
+        return ""
+    lines = ["python run_ser_mtl.py", *(f"    {_option(name, value)}" for name, value in facts.settings.items())]
+    note = "The command of the training run; file names stand for paths on the machine where it ran."
+    return _section("## How to reproduce", note, _fence(" \\\n".join(lines), "bash"))
+
+
+def _option(name: str, value: Any) -> str:
+    if name == "task_weights" and isinstance(value, dict):
+        value = [f"{task}={weight}" for task, weight in value.items()]
+    values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+    return " ".join([f"--{name}", *(shlex.quote(str(item)) for item in values)])
+
+
+def _section(*paragraphs: str) -> str:
+    return "\n\n".join(filter(None, paragraphs))
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells that are Markdown already."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _fence(code: str, language: str) -> str:
+    """A block of code, whatever backticks it holds."""
+    longest = max((len(run) for run in re.findall("`+", code)), default=0)
+    ticks = "`" * max(3, longest + 1)
+    return f"{ticks}{language}\n{code}\n{ticks}"
+
+
+def _text(value: Any) -> str:
+    """A value as plain text of one line, whatever Markdown or HTML it holds."""
+    return re.sub(r"([\\`*_\[\]<>|~&$#!])", r"\\\1", " ".join(str(value).split()))
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(map(_text, names))

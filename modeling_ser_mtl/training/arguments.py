@@ -7,6 +7,7 @@ from transformers import TrainingArguments
 
 from ..configuration_ser_mtl import FUSIONS, NORMALIZATIONS, TASK_BALANCINGS, TASKS
 from ..data.augmentation import AUGMENTATIONS
+from ..hub.run_facts import check_card_options
 
 # A published encoder wants small steps, new weights large ones.
 FINE_TUNING_DEFAULTS = {"learning_rate": 3e-5, "head_learning_rate": 1e-3, "num_train_epochs": 20.0}
@@ -106,6 +107,27 @@ class DataArguments:
     )
     augment_probability: float = field(default=0.5, metadata={"help": "Chance of each augmentation per clip."})
     preprocessing_num_workers: int = field(default=2, metadata={"help": "Threads that check the audio."})
+    license: str | None = field(
+        default=None,
+        metadata={
+            "help": "Licence of the model, an id of the Hub, e.g. cc-by-nc-4.0, for its card. No default: that of the "
+            "training data decides."
+        },
+    )
+    language: list[str] | None = field(
+        default=None, metadata={"help": "Languages of the data for the card, as ISO 639 codes, e.g. de en."}
+    )
+    dataset_names: list[str] | None = field(
+        default=None,
+        metadata={"help": "Data sets of the Hub that the manifests were made of, for the card, e.g. org/name."},
+    )
+    widget_samples: list[str] | None = field(
+        default=None,
+        metadata={"help": "WAV or FLAC files that may be published with the model, as samples on its page."},
+    )
+
+    def __post_init__(self) -> None:
+        check_card_options(self.license, self.language, self.dataset_names)
 
 
 @dataclass
@@ -123,6 +145,7 @@ class SerMtlTrainingArguments(TrainingArguments):
         speaker_margin_warmup_steps (`float`): steps over which the angular margin grows from 0; below 1 a share of all.
         task_gradient_steps (`int`): every so many steps the log gets the norm of each task's gradient on the encoder
             and its cosine with emotion's, at the cost of one more backward pass a task; 0 never.
+        drop_speaker_prototypes (`bool`): publish without the class vectors of the training speakers.
     """
 
     head_learning_rate: float | None = field(
@@ -143,6 +166,11 @@ class SerMtlTrainingArguments(TrainingArguments):
     task_gradient_steps: int = field(
         default=0, metadata={"help": "Log each task's gradient on the encoder every so many steps; 0 never."}
     )
+    drop_speaker_prototypes: bool = field(
+        default=True,
+        metadata={"help": "Publish without the class vectors of the training speakers, which are biometric data."},
+    )
+    hub_strategy: str = field(default="end", metadata={"help": "When to push: only the end is known here."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
@@ -165,6 +193,8 @@ class SerMtlTrainingArguments(TrainingArguments):
         for name in ("swfc_memory_size", "speaker_margin_warmup_steps", "task_gradient_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} {getattr(self, name)}: give 0 or more")
+        if self.hub_strategy != "end":
+            raise ValueError(f"--hub_strategy {self.hub_strategy}: only end, a whole model in one commit, is possible")
         if not self.do_train:  # no evaluation during training either, which would set do_eval and ask for its data
             self.eval_strategy, self.save_strategy, self.load_best_model_at_end = "no", "no", False
         metric = self.metric_for_best_model

@@ -7,6 +7,8 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from huggingface_hub import CommitInfo
+from huggingface_hub.errors import HTTPError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
@@ -20,6 +22,7 @@ from ..data.errors import InputError
 from ..data.samplers import ClassAwareSampler, SeededLengthGroupedSampler
 from ..evaluation.metrics import Predictions, compute_metrics, embedding_similarity
 from ..evaluation.verification import Trials
+from ..hub.push import publish
 from ..losses_ser_mtl import IGNORE_INDEX
 from ..modeling_ser_mtl import SerMtlModel, SerMtlOutput, config_swfc_loss
 from ..processing_ser_mtl import SerMtlProcessor
@@ -196,8 +199,9 @@ class SerMtlTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """
-        Adds every task's mean loss since the last log, over the batches with labels; NaN is shown, not filtered. With
-        ASR, `asr_infeasible` counts transcripts that are too long for their clip; they are left out of the loss.
+        As in `Trainer`; adds every task's mean loss since the last log, over the batches with labels; NaN is shown, not
+        filtered. With ASR, `asr_infeasible` counts transcripts that are too long for their clip; they are left out of
+        the loss.
         """
         if "loss" in logs:
             sums, counts = self.accelerator.reduce(self._task_losses, reduction="sum").T.tolist()
@@ -212,8 +216,41 @@ class SerMtlTrainer(Trainer):
             self._gradients = {}
         super().log(logs, start_time)
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run writes its own card, which `Trainer` would replace when it pushes."""
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """As in `Trainer`; an [`InputError`] where the Hub refuses, before anything is trained."""
+        try:
+            super().init_hf_repo(token=token, private=private)
+        except (HTTPError, OSError, ValueError) as error:
+            raise InputError(f"--push_to_hub: {' '.join(str(error).split())[:300]}") from error
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> CommitInfo | None:
+        """
+        As in `Trainer`, but one commit with all that [`~hub.push.publish`] names, and `blocking` always. None on other
+        ranks than the first.
+        """
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        repo_id = cast(str, self.hub_model_id)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        return publish(
+            str(self.args.output_dir),
+            repo_id,
+            drop_speaker_prototypes=self.args.drop_speaker_prototypes,
+            private=self.args.hub_private_repo if private is None else private,
+            revision=revision or self.args.hub_revision,
+            commit_message=commit_message or "End of training",
+            token=token or self.args.hub_token,
+        )
 
     def _get_train_sampler(self, train_dataset: SpeechDataset | None = None) -> Sampler | None:
         dataset = cast(SpeechDataset, self.train_dataset) if train_dataset is None else train_dataset

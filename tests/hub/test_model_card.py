@@ -1,66 +1,301 @@
+"""The card of a run tells what the run did, in a form that the Hub reads, and nothing that is private."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 import pytest
-from huggingface_hub import ModelCard
-from hypothesis import given, settings
+import soundfile
+import torch
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from modeling_ser_mtl import SerMtlConfig
+import run_ser_mtl
+from modeling_ser_mtl import SerMtlConfig, SerMtlModel, SerMtlProcessor
 from modeling_ser_mtl.evaluation.report import HEADLINE_METRICS
-from modeling_ser_mtl.hub.model_card import SPLIT_NAMES, write_model_card
+from modeling_ser_mtl.hub.model_card import model_card, write_model_card
+from modeling_ser_mtl.hub.run_facts import RunFacts, SplitFacts
+from modeling_ser_mtl.hub.widget import WidgetSample
 
-NAMES = [f"{prefix}_{task}_{metric}" for prefix in SPLIT_NAMES for task, metric, _ in HEADLINE_METRICS]
-
-
-def write_and_load(folder, metrics=None, synthetic=False, **settings_) -> ModelCard:
-    write_model_card(folder, SerMtlConfig(**settings_), metrics or {}, synthetic)
-    return ModelCard.load(folder / "README.md")
+EXPECTED_CARD = (Path(__file__).parent / "expected_card.re").read_text(encoding="utf-8")
+SETS = {"predict": "test", "eval": "validation"}
 
 
-@pytest.mark.parametrize("synthetic", [False, True])
-def test_the_card_parses_and_finds_its_place_on_the_hub(tmp_path, synthetic):
-    data = write_and_load(tmp_path, synthetic=synthetic).data.to_dict()
-    assert data["library_name"] == "transformers"
-    assert data["pipeline_tag"] == "audio-classification"
-    assert "speech-emotion-recognition" in data["tags"]
-    assert ("synthetic-speech" in data["tags"]) == synthetic
+@pytest.fixture(scope="module")
+def run(clips, tiny_config, tmp_path_factory) -> Path:
+    """The output folder of a tiny run with two corpora in its test set."""
+    folder = tmp_path_factory.mktemp("private")
+    (folder / "corpus").mkdir()
+    speakers = {"train": ["s0", "s1"], "validation": ["s2", "s3"], "test": ["s4", "s5"]}
+    argv = ["--config_name", str(tiny_config()), "--output_dir", str(folder / "tiny-run"), "--num_train_epochs", "1"]
+    for name, ids in speakers.items():
+        rows = clips[clips["speaker_id"].isin(ids)]
+        if name == "test":
+            rows = rows.assign(corpus=["Corpus A", "Corpus A", "b", "b"] * 2)
+        rows.to_csv(folder / "corpus" / f"{name}.csv", index=False)
+        argv += [f"--{name}_file", str(folder / "corpus" / f"{name}.csv")]
+    argv += ["--widget_samples", *clips["audio"].iloc[16:18], "--license", "cc-by-nc-4.0", "--language", "de", "en"]
+    argv += ["--dataset_names", "org/speech", "--do_train", "--do_eval", "--do_predict", "--hub_token", "hf_secret"]
+    run_ser_mtl.main([*argv, "--use_cpu", "True", "--disable_tqdm", "True"])
+    return folder / "tiny-run"
 
 
-@given(metrics=st.dictionaries(st.sampled_from(NAMES), st.floats(0, 1)))
+@pytest.fixture(scope="module")
+def metrics(run) -> dict[str, float]:
+    return json.loads((run / "all_results.json").read_text())
+
+
+def facts(**values: object) -> RunFacts:
+    """Facts of a run on one clip per set."""
+    split = SplitFacts(1, 0.5, 1, {"emotion": 1}, {"corpus": 1}, {"anger": 1}, {"female": 1})
+    defaults = RunFacts(
+        name="model",
+        splits={name: split for name in ("train", "validation", "test")},
+        license=None,
+        languages=[],
+        datasets=[],
+        base_model=None,
+        from_scratch=True,
+        synthetic=False,
+        settings={},
+        hyperparameters={"learning_rate": 0.1, "load_best_model_at_end": True},
+        environment={"python": "3"},
+        widget=[],
+    )
+    return replace(defaults, **values)
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """The tables of a Markdown text as rows of cells, without the line of dashes."""
+    blocks = re.findall(r"(?:^\|.*\|\n?)+", text, re.MULTILINE)
+    rows = [[re.split(r"(?<!\\)\|", line)[1:-1] for line in block.splitlines()] for block in blocks]
+    return [[[cell.strip() for cell in row] for row in (block[0], *block[2:])] for block in rows]
+
+
+def test_the_whole_card_of_a_tiny_run_is_as_expected(run):
+    card = (run / "README.md").read_text(encoding="utf-8")
+    assert re.fullmatch(EXPECTED_CARD, card), card
+
+
+def test_the_metadata_survives_the_parser_of_the_hub_client(run):
+    data = ModelCard.load(run / "README.md").data
+    assert data.to_dict()["model-index"]
+    again = ModelCardData(**data.to_dict())
+    assert again.to_dict() == data.to_dict() and again.eval_results == data.eval_results
+    again = ModelCard((run / "README.md").read_text(encoding="utf-8"))
+    assert again.content == (run / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_results_in_the_metadata_are_the_metrics_of_the_run(run, metrics):
+    results = {
+        (result.dataset_split, result.metric_name): result
+        for result in ModelCard.load(run / "README.md").data.eval_results
+    }
+    expected = {f"{prefix}_{task}_{metric}" for prefix in SETS for task, metric, _ in HEADLINE_METRICS} & metrics.keys()
+    assert len(results) == len(expected) == 18
+
+    def shown(prefix: str, name: str) -> EvalResult:
+        return results[SETS[prefix], name]
+
+    for prefix in SETS:
+        for name, key, metric_type, task in (
+            ("Emotion macro-F1", "emotion_macro_f1", "f1", "audio-classification"),
+            ("Emotion unweighted average recall", "emotion_uar", "recall", "audio-classification"),
+            ("Gender accuracy", "gender_accuracy", "accuracy", "audio-classification"),
+            ("Speaker equal error rate", "speaker_eer", "eer", "speaker-verification"),
+            ("ASR word error rate", "asr_wer", "wer", "automatic-speech-recognition"),
+            ("ASR character error rate", "asr_cer", "cer", "automatic-speech-recognition"),
+        ):
+            result = shown(prefix, name)
+            assert (result.metric_type, result.task_type) == (metric_type, task)
+            assert result.metric_value == metrics[f"{prefix}_{key}"]
+            assert result.dataset_type == "org/speech"
+    assert shown("predict", "Gender accuracy").dataset_name == "Corpus A, b"
+
+
+def test_the_page_finds_its_samples_in_the_repository(run):
+    entries = ModelCard.load(run / "README.md").data.to_dict()["widget"]
+    assert len(entries) == 2
+    for entry in entries:
+        assert soundfile.info(run / entry["src"]).duration > 0
+        assert {row["label"] for row in entry["output"]} == {"anger", "sadness"}
+        assert sum(row["score"] for row in entry["output"]) == pytest.approx(1, abs=1e-3)
+
+
+def test_neither_card_nor_facts_hold_a_path_or_a_token_of_the_run(run, clips):
+    for name in ("README.md", "run_facts.json"):
+        text = (run / name).read_text(encoding="utf-8")
+        for private in (run.parent, run.parent.name, Path(clips["audio"].iloc[0]).parent, Path.home(), "hf_secret"):
+            assert str(private) not in text
+
+
+def test_the_card_is_rendered_again_for_its_repository_without_the_model(run, tmp_path):
+    for name in ("run_facts.json", "config.json", "all_results.json"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    write_model_card(tmp_path, "org/published")
+    card, before = ModelCard.load(tmp_path / "README.md"), ModelCard.load(run / "README.md")
+    assert card.text == before.text.replace("path/to/tiny-run", "org/published").replace("# tiny-run", "# published")
+    assert card.data.model_name == "published"
+    assert card.data.eval_results == before.data.eval_results
+
+
+def test_the_code_of_the_card_is_python_and_that_of_verification_compares_two_clips(run, clips, tmp_path):
+    card = model_card(RunFacts.load(run), SerMtlConfig.from_pretrained(run), {}, str(run))
+    blocks = re.findall(r"```python\n(.*?)\n```", card.text, re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        compile(block, "README.md", "exec")
+    paths = clips["audio"].iloc[[0, 9]]
+    for name, path in zip("ab", paths, strict=True):
+        (tmp_path / f"{name}.wav").write_bytes(Path(path).read_bytes())
+    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    process = subprocess.run(
+        [sys.executable, "-I", "-c", blocks[2]], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+
+    model, processor = SerMtlModel.from_pretrained(run), SerMtlProcessor.from_pretrained(run)
+    with torch.no_grad():
+        first, second = (
+            model(**processor(soundfile.read(path, dtype="float32")[0], sampling_rate=16_000)).speaker_embeddings[0]
+            for path in paths
+        )
+    assert float(process.stdout) == pytest.approx(float(first @ second), abs=1e-5)
+
+
+METRIC_NAMES = [f"{prefix}_{task}_{metric}" for prefix in SETS for task, metric, _ in HEADLINE_METRICS]
+
+
+@given(metrics=st.dictionaries(st.sampled_from(METRIC_NAMES), st.floats(0, 1)))
 @settings(max_examples=20, deadline=None)
-def test_every_metric_given_has_a_row_under_its_split_and_no_other_has(tmp_path_factory, metrics):
-    text = write_and_load(tmp_path_factory.mktemp("card"), metrics | {"predict_runtime": 7.0}).text
-    for prefix, split in SPLIT_NAMES.items():
+def test_every_metric_given_has_a_row_under_its_set_and_no_other_has(metrics):
+    card = model_card(facts(), SerMtlConfig(), metrics | {"predict_runtime": 7.0})
+    for prefix, split in SETS.items():
         given_ = {name: value for name, value in metrics.items() if name.startswith(prefix)}
-        assert (f"## Results on {split}" in text) == bool(given_)
-        section = text.partition(f"## Results on {split}")[2].partition("##")[0]
-        rows = [line for line in section.splitlines() if line.startswith("|")][2:]
-        expected = {
-            f"| {task} | {metric} |" for task, metric, _ in HEADLINE_METRICS if f"{prefix}_{task}_{metric}" in given_
-        }
-        assert {row[: row.rindex("|", 0, -1) + 1] for row in rows} == expected
-        for name, value in given_.items():
-            task, _, metric = name.removeprefix(f"{prefix}_").partition("_")
-            assert f"| {task} | {metric} | {value:.3f} |" in rows
+        section = re.search(rf"## Results on the {split} set\n(.*?)(?=\n## )", card.text, re.DOTALL)
+        assert (section is not None) == bool(given_)
+        if section is not None:
+            rows = tables(section[1])[0][1:]
+            expected = [
+                (task, f"{given_[f'{prefix}_{task}_{metric}']:.3f}", better)
+                for task, metric, better in HEADLINE_METRICS
+                if f"{prefix}_{task}_{metric}" in given_
+            ]
+            assert [(task, value, better) for task, _, value, better in rows] == expected
 
 
-def test_a_model_of_synthetic_speech_says_so_and_another_does_not(tmp_path):
-    folder = tmp_path / "model"
-    assert "Trained on synthetic speech" in write_and_load(folder, synthetic=True).text
-    assert "synthetic" not in write_and_load(folder, synthetic=False).content.lower()
+NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(str.strip)
 
 
-def test_the_card_says_what_the_model_is(tmp_path):
-    card = write_and_load(tmp_path, tasks=("emotion", "gender"), fusion="concat", id2label={0: "joy", 1: "grief"})
-    assert "wav2vec2 encoder with heads for emotion, gender; fusion: concat. Emotions: joy, grief." in card.text
-    assert f"# {tmp_path.name}" in card.text
+@given(emotion=NAMES, corpus=NAMES, setting=NAMES, title=NAMES)
+@example(emotion="<b>|*x*", corpus="- a: [1]", setting="`$(x)`", title="](x)\n# y")
+@example(emotion="0\x85", corpus="no", setting="'", title="\u2028x")
+@settings(max_examples=100, deadline=None)
+def test_no_name_breaks_the_metadata_or_a_table(emotion, corpus, setting, title):
+    split = SplitFacts(2, 1.0, 2, {"emotion": 2}, {corpus: 2}, {emotion: 2}, {"female": 2})
+    sample = WidgetSample("widget/a.wav", title, [{"label": emotion, "score": 1.0}])
+    values = facts(splits={"train": split, "test": split}, settings={"run_name": setting}, widget=[sample])
+    config = SerMtlConfig(id2label={0: emotion, 1: "other emotion"}, tasks=["emotion"])
+    metrics = {"predict_emotion_uar": 0.5, f"predict_emotion_f1_{emotion}": 0.25}
+    card = ModelCard(model_card(values, config, metrics).content)
+    plain = model_card(facts(splits={"train": split, "test": split}), config, metrics)
+
+    # YAML may fold exotic line breaks into spaces.
+    entry = card.data.to_dict()["widget"][0]
+    found = [entry["example_title"], entry["output"][0]["label"], card.data.eval_results[0].dataset_name]
+    assert [name.split() for name in found] == [name.split() for name in (title, emotion, corpus)]
+    # Outside of code, where a name is what it is, it can open neither a heading nor a cell nor a tag.
+    text = re.sub(r"^(`{3,})\w+\n.*?\n\1$", "", card.text, flags=re.DOTALL | re.MULTILINE)
+    expected = re.sub(r"^(`{3,})\w+\n.*?\n\1$", "", plain.text, flags=re.DOTALL | re.MULTILINE)
+    headings = [line for line in text.splitlines() if line.startswith("#")]
+    assert [line for line in headings if line not in ("## Samples", "## How to reproduce")] == [
+        line for line in expected.splitlines() if line.startswith("#")
+    ]
+    for table in tables(text):
+        assert {len(row) for row in table} == {len(table[0])}
+    assert not re.search(r"(?<!\\)<(?!commit>)", re.sub("`[^`\n]*`", "", text))
 
 
-def test_the_example_of_the_card_is_python(tmp_path):
-    code = write_and_load(tmp_path).text.partition("```python")[2].partition("```")[0]
-    compile(code, "README.md", "exec")
-    assert code.count(f'from_pretrained("path/to/{tmp_path.name}", trust_remote_code=True)') == 2
+def test_code_ends_where_it_ends_whatever_it_holds():
+    card = model_card(facts(settings={"run_name": "```\n# Owned"}), SerMtlConfig(), {})
+    block = re.search(r"^(`+)bash\n(python run_ser_mtl.*?)\n\1$", card.text, re.DOTALL | re.MULTILINE)
+    assert "# Owned" in block[2] and len(block[1]) == 4
 
 
-def test_a_card_for_the_current_folder_carries_its_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_model_card(".", SerMtlConfig(), {})
-    assert f"# {tmp_path.name}\n" in (tmp_path / "README.md").read_text()
+def test_without_a_licence_the_card_says_so_and_permits_nothing():
+    card = model_card(facts(), SerMtlConfig(), {})
+    assert (card.data.license, card.data.license_name) == ("other", "not-given")
+    assert "**No licence was given**" in card.text and "non-commercial" in card.text
+    card = model_card(facts(license="cc-by-nc-4.0"), SerMtlConfig(), {})
+    assert (card.data.license, card.data.license_name) == ("cc-by-nc-4.0", None)
+    assert "`cc-by-nc-4.0`" in card.text and "No licence was given" not in card.text
+
+
+def test_a_model_of_synthetic_speech_says_so_and_another_does_not():
+    card = model_card(facts(synthetic=True), SerMtlConfig(), {})
+    assert card.text.index("**Trained on synthetic speech**") < card.text.index("## ")
+    assert "synthetic-speech" in card.data.tags
+    assert "synthetic" not in model_card(facts(), SerMtlConfig(), {}).content.lower()
+
+
+def test_a_fine_tuned_model_names_its_base_model_and_its_data_sets():
+    card = model_card(
+        facts(base_model="org/encoder", from_scratch=False, datasets=["org/a", "org/b"]), SerMtlConfig(), {}
+    )
+    assert (card.data.base_model, card.data.datasets) == ("org/encoder", ["org/a", "org/b"])
+    assert "started from `org/encoder`" in card.text
+
+
+def test_what_a_model_lacks_is_not_in_its_card():
+    config = SerMtlConfig(tasks=("gender",), task_weights={"gender": 1.0})
+    card = model_card(facts(), config, {"predict_gender_uar": 0.5})
+    for absent in ("SWFC", "peaker embedding", "Verification", "Transcript", 'audio-classification", model'):
+        assert absent not in card.text
+    for section in ("Samples", "How to reproduce", "Results on the validation set"):
+        assert section not in card.text
+    assert {"widget", "datasets", "base_model", "language"}.isdisjoint(card.data.to_dict())
+
+
+def test_metrics_of_a_set_that_the_run_did_not_have_are_left_out():
+    split = facts().splits["train"]
+    metrics = {"predict_emotion_uar": 0.5, "eval_emotion_uar": 0.25}
+    card = model_card(facts(splits={"train": split, "validation": split}), SerMtlConfig(), metrics)
+    assert [result.metric_value for result in card.data.eval_results] == [0.25]
+    assert "Results on the test set" not in card.text
+
+
+def test_the_language_no_is_norwegian_and_not_false():
+    card = ModelCard(model_card(facts(languages=["no"]), SerMtlConfig(), {}).content)
+    assert card.data.language == ["no"]
+
+
+def test_every_class_gender_and_corpus_has_its_row():
+    split = SplitFacts(9, 1.0, 3, {}, {"My Corpus": 4, "b": 5}, {"anger": 2, "joy": 7}, {"female": 3, "male": 6})
+    config = SerMtlConfig(id2label={0: "anger", 1: "joy"})
+    scores = {"f1_anger": 0.1, "f1_joy": 0.2, "uar_female": 0.3, "uar_male": 0.4, "uar_my_corpus": 0.5, "uar_b": 0.6}
+    metrics = {f"predict_emotion_{name}": value for name, value in scores.items()} | {"predict_emotion_uar": 0.7}
+    found = [row for table in tables(model_card(facts(splits={"test": split}), config, metrics).text) for row in table]
+    for row in (
+        ["anger", "0.100", "2"],
+        ["joy", "0.200", "7"],
+        ["female", "0.300", "3"],
+        ["male", "0.400", "6"],
+        [r"my\_corpus", "0.500", "4"],
+        ["b", "0.600", "5"],
+    ):
+        assert row in found
+
+
+def test_scores_of_a_sample_come_from_its_own_clip(run, clips):
+    entries = ModelCard.load(run / "README.md").data.to_dict()["widget"]
+    predictions = np.genfromtxt(run / "predictions.csv", delimiter=",", names=True, dtype=None, encoding="utf-8")
+    for entry, row in zip(entries, predictions, strict=False):
+        assert row["audio"] == clips["audio"].iloc[16 + entries.index(entry)]
+        scores = {output["label"]: output["score"] for output in entry["output"]}
+        assert scores["anger"] == pytest.approx(row["p_anger"], abs=1e-4)

@@ -16,7 +16,8 @@ import run_ser_mtl
 from modeling_ser_mtl.data.dataset import LabelNames
 from modeling_ser_mtl.data.errors import InputError
 from modeling_ser_mtl.training.arguments import ModelArguments
-from modeling_ser_mtl.training.builders import build_model, build_processor, choose_best_metric, load_config
+from modeling_ser_mtl.training.builders import build_model, build_processor, load_config
+from modeling_ser_mtl.training.labels import choose_best_metric
 from modeling_ser_mtl.training.parser import parse_arguments
 
 LABELS = LabelNames(["anger", "sadness"], ["female", "male"], ["c/1", "c/2", "c/3"])

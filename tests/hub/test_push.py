@@ -1,0 +1,233 @@
+"""A push is one commit with all that a user of the model needs, and nothing that should stay at home."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import run_ser_mtl
+from modeling_ser_mtl import SerMtlModel, SerMtlProcessor, cli
+from modeling_ser_mtl.data.audio import load_audio
+from modeling_ser_mtl.data.errors import InputError
+from modeling_ser_mtl.hub.push import publish
+
+from .hub_double import FOREVER, INITIAL_FILES, HubDouble
+
+REPO = "tester/model"
+# Loads everything by the name of the repository, in a process that can't import the package.
+SCRIPT = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("modeling_ser_mtl", "run_ser_mtl"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Blocked())
+
+import json
+import logging
+import soundfile
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, AutoProcessor, pipeline
+
+torch.set_num_threads(1)
+repo, clip, revision = sys.argv[1:]
+trusted = {"trust_remote_code": True, "revision": revision, "code_revision": revision}
+warnings = []
+
+class Keep(logging.Handler):
+    def emit(self, record):
+        warnings.append(record.getMessage())
+
+logging.getLogger("transformers").addHandler(Keep())
+processor = AutoProcessor.from_pretrained(repo, trust_remote_code=True, revision=revision)
+waveform, _ = soundfile.read(clip, dtype="float32")
+inputs = processor(waveform, sampling_rate=16_000)
+found = {"labels": list(AutoConfig.from_pretrained(repo, **trusted).id2label.values())}
+for auto_class in (AutoModel, AutoModelForAudioClassification):
+    with torch.no_grad():
+        outputs = auto_class.from_pretrained(repo, **trusted).eval()(**inputs)
+    found[auto_class.__name__] = {name: outputs[name][0].tolist() for name in ("logits", "speaker_embeddings")}
+for task in ("audio-classification", "speech-emotion-mtl"):
+    found[task] = pipeline(task, model=repo, revision=revision, code_revision=revision, trust_remote_code=True)(clip)
+found["warnings"] = [line for line in warnings if "weights" in line or "initialized" in line or "speaker" in line]
+found["modules"] = [name for name in sys.modules if name.startswith(("modeling_ser_mtl", "run_ser_mtl"))]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def run_folder(clips, tiny_config, tmp_path_factory) -> Path:
+    """The output folder of a short training on all four tasks."""
+    folder = tmp_path_factory.mktemp("run")
+    clips.to_csv(folder / "all.csv", index=False)
+    run_ser_mtl.main(
+        ["--config_name", str(tiny_config()), "--train_file", str(folder / "all.csv"), "--output_dir"]
+        + [str(folder / "model"), "--do_train", "--num_train_epochs", "1", "--use_cpu", "--disable_tqdm", "True"]
+    )
+    return folder / "model"
+
+
+@pytest.fixture
+def hub():
+    with HubDouble() as double:
+        yield double
+        assert double.unknown_requests == []
+
+
+def load_elsewhere(hub: HubDouble, home: Path, clip: str, revision: str = "main", **environment: str) -> dict:
+    """What a process without the package finds under the name of the repository."""
+    process = subprocess.run(
+        [sys.executable, "-I", "-c", SCRIPT, REPO, clip, revision],
+        cwd=home,
+        env=hub.environment(home) | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def test_a_push_is_one_commit_of_weights_code_processor_card_handler_and_results(hub, run_folder) -> None:
+    commit = publish(run_folder, REPO, api=hub.api)
+    files = hub.files(REPO)
+    assert [entry.oid for entry in hub.commits(REPO)][1:] == [commit.oid]
+    code = {f"{name}_ser_mtl.py" for name in ("audio", "configuration", "losses", "modeling", "padding", "pipeline")}
+    processor = {"processor_config.json", "tokenizer_config.json", "vocab.json", "processing_ser_mtl.py"}
+    results = {"run_facts.json", "train_results.json", "eval_results.json", "all_results.json"}
+    model = {"model.safetensors", "config.json", "README.md", "handler.py", "requirements.txt"}
+    assert files.keys() == code | processor | results | model | INITIAL_FILES.keys()
+    config = json.loads(files["config.json"])
+    assert config["auto_map"].keys() == {"AutoConfig", "AutoModel", "AutoModelForAudioClassification", "AutoProcessor"}
+    assert config["custom_pipelines"].keys() == {"audio-classification", "speech-emotion-mtl"}
+    assert f'"{REPO}"' in files["README.md"].decode()
+
+
+def test_a_process_without_the_package_predicts_the_same_online_and_from_its_cache(
+    hub, run_folder, clips, tmp_path
+) -> None:
+    publish(run_folder, REPO, api=hub.api, tag="v1")
+    clip = clips["audio"][0]
+    found = load_elsewhere(hub, tmp_path, clip, revision="v1")
+    assert found["modules"] == [] and found["warnings"] == []
+
+    model = SerMtlModel.from_pretrained(run_folder).eval()
+    processor = SerMtlProcessor.from_pretrained(run_folder)
+    with torch.no_grad():
+        expected = model(**processor(load_audio(clip), sampling_rate=16_000))
+    for auto_class in ("AutoModel", "AutoModelForAudioClassification"):
+        assert found[auto_class]["logits"] == expected.logits[0].tolist()
+        assert found[auto_class]["speaker_embeddings"] == expected.speaker_embeddings[0].tolist()
+    scores = dict(zip(model.config.emotion_labels, expected.logits[0].softmax(-1).tolist(), strict=True))
+    for emotions in (found["audio-classification"], found["speech-emotion-mtl"]["emotion"]):
+        assert {entry["label"]: entry["score"] for entry in emotions} == pytest.approx(scores, abs=1e-5)
+
+    requests = len(hub.requests)
+    assert load_elsewhere(hub, tmp_path, clip, revision="v1", HF_HUB_OFFLINE="1") == found
+    assert len(hub.requests) == requests
+
+
+@pytest.mark.parametrize(
+    "stage",
+    ["create", "validate", "preupload", "lfs_batch", "lfs_upload", "lfs_verify", "commit_before", "commit_after"],
+)
+def test_a_push_that_breaks_off_leaves_the_old_commit_or_the_new_one_and_can_be_repeated(
+    hub, run_folder, tmp_path, stage
+) -> None:
+    publish(run_folder, REPO, api=hub.api)
+    old = hub.files(REPO)
+    again = shutil.copytree(run_folder, tmp_path / "again")
+    model = SerMtlModel.from_pretrained(again)
+    torch.nn.init.ones_(model.emotion_classifier.weight)
+    model.save_pretrained(again)
+    publish(again, "tester/whole", api=hub.api)
+    new = {path: text.replace(b"tester/whole", REPO.encode()) for path, text in hub.files("tester/whole").items()}
+    new["README.md"] = new["README.md"].replace(b"# whole", b"# model").replace(b"name: whole", b"name: model")
+    assert new["model.safetensors"] != old["model.safetensors"]
+
+    hub.drop_connection_at(stage, FOREVER)
+    with pytest.raises(InputError, match=f"{REPO}: not published .*repeated"):
+        publish(again, REPO, api=hub.api)
+    hub.keep_connections()
+    assert hub.files(REPO) == (new if stage == "commit_after" else old)
+    publish(again, REPO, api=hub.api)
+    assert hub.files(REPO) == new
+
+
+def test_the_class_vectors_of_training_speakers_stay_at_home_unless_asked_for(hub, run_folder, tmp_path) -> None:
+    for keep in (False, True):
+        publish(run_folder, REPO, drop_speaker_prototypes=not keep, api=hub.api)
+        (tmp_path / "weights").write_bytes(hub.files(REPO)["model.safetensors"])
+        weights, source = load_file(tmp_path / "weights"), load_file(run_folder / "model.safetensors")
+        assert ("speaker_prototypes" in weights) is keep and "speaker_prototypes" in source
+        assert all(torch.equal(value, source[name]) for name, value in weights.items())
+        assert weights.keys() | {"speaker_prototypes"} == source.keys()
+        assert (json.loads(hub.files(REPO)["config.json"])["num_speakers"] > 0) is keep
+
+
+def test_a_second_push_takes_away_what_the_first_one_had_and_leaves_the_users_own_files(hub, run_folder) -> None:
+    publish(run_folder, REPO, api=hub.api)
+    own, stale = ("notes.md", b"mine"), ("model-00001-of-00002.safetensors", b"old")
+    add = [huggingface_hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=text) for name, text in (own, stale)]
+    hub.api.create_commit(REPO, add, commit_message="mine")
+    publish(run_folder, REPO, api=hub.api)
+    assert hub.files(REPO)["notes.md"] == b"mine" and stale[0] not in hub.files(REPO)
+
+
+def test_a_model_that_no_run_wrote_is_pushed_with_a_card_of_what_is_known(hub, run_folder, tmp_path) -> None:
+    SerMtlModel.from_pretrained(run_folder).save_pretrained(tmp_path / "bare")
+    SerMtlProcessor.from_pretrained(run_folder).save_pretrained(tmp_path / "bare")
+    publish(tmp_path / "bare", REPO, api=hub.api)
+    card = hub.files(REPO)["README.md"].decode()
+    assert "## Use" in card and "## Limits and risks" in card
+    assert "## Training" not in card and "## Environment" not in card and "started from" not in card
+
+
+def test_a_run_pushes_itself_at_its_end_in_one_commit(hub, clips, tiny_config, tmp_path) -> None:
+    clips.to_csv(tmp_path / "all.csv", index=False)
+    argv = ["--config_name", str(tiny_config()), "--train_file", "all.csv", "--output_dir", "out", "--do_train"]
+    argv += ["--num_train_epochs", "2", "--use_cpu", "--push_to_hub", "--hub_model_id", REPO, "--license", "cc0-1.0"]
+    code = "import sys, run_ser_mtl; run_ser_mtl.main(sys.argv[1:])"
+    process = subprocess.run(
+        [sys.executable, "-c", code, *argv],
+        cwd=tmp_path,
+        env=hub.environment(tmp_path / "home") | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert len(hub.commits(REPO)) == 2
+    files = hub.files(REPO)
+    assert {"handler.py", "model.safetensors", "pipeline_ser_mtl.py"} <= files.keys()
+    assert b"license: cc0-1.0" in files["README.md"] and json.loads(files["config.json"])["num_speakers"] == 0
+
+
+def test_the_command_pushes_a_folder_and_fails_in_one_line(
+    hub, run_folder, clips, monkeypatch, capsys, tmp_path
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    argv = ["--tag", "v1.0", "--license", "cc-by-4.0", "--language", "en", "--widget_samples", clips["audio"][0]]
+    cli.main(["push", str(run_folder), REPO, *argv])
+    card = huggingface_hub.ModelCard(hub.files(REPO)["README.md"].decode())
+    assert card.data.license == "cc-by-4.0" and card.data.language == ["en"]
+    assert [sample["src"] for sample in card.data.widget] == ["widget/00.wav"]
+    assert hub.files(REPO)["widget/00.wav"] == Path(clips["audio"][0]).read_bytes()
+    assert hub.files(REPO, "v1.0") == hub.files(REPO)
+    assert f"{hub.endpoint}/{REPO}" in capsys.readouterr().out
+    for folder, repo, says in (
+        (tmp_path, REPO, "no config.json"),
+        (run_folder, "not/a/name", "not/a/name"),
+        (run_folder, "someone/model", "someone/model"),
+    ):
+        with pytest.raises(SystemExit) as exit_info:
+            cli.main(["push", str(folder), repo])
+        lines = capsys.readouterr().err.splitlines()
+        assert exit_info.value.code == 2 and lines[-1].startswith("error: ") and says in lines[-1]
