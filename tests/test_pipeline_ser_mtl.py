@@ -347,7 +347,7 @@ def test_a_model_loads_and_hears_16_khz_arrays_where_no_audio_library_is(load, f
     shutil.copytree(folder, tmp_path / "model")
     np.save(tmp_path / "clip.npy", noise(8_000))
     process = subprocess.run(
-        [sys.executable, "-I", "-c", SCRIPT],
+        [sys.executable, "-P", "-c", SCRIPT],
         cwd=tmp_path,
         env=os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"},
         capture_output=True,

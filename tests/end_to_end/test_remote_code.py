@@ -65,7 +65,7 @@ def test_auto_classes_load_a_run_where_the_package_cannot_be_imported(
         expected = model(**processor([clips["long"], clips["short"]], sampling_rate=16_000))
 
     process = subprocess.run(
-        [sys.executable, "-I", "-c", SCRIPT, "model", "."],
+        [sys.executable, "-P", "-c", SCRIPT, "model", "."],
         cwd=elsewhere,
         env=os.environ | {"HF_HOME": str(elsewhere / "home"), "HF_HUB_OFFLINE": "1"},
         capture_output=True,

@@ -109,7 +109,7 @@ def folder(listener, tmp_path_factory) -> Path:
 def ask(folder) -> Iterator[Ask]:
     """Posts a request to the served model and gives status and answer."""
     process = subprocess.Popen(
-        [sys.executable, "-I", "-c", SERVER],
+        [sys.executable, "-P", "-c", SERVER],
         cwd=folder.parent,
         env=os.environ | {"HF_HOME": str(folder.parent / "home"), "HF_HUB_OFFLINE": "1"},
         stdout=subprocess.PIPE,

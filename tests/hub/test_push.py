@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import run_ser_mtl
 from modeling_ser_mtl import SerMtlModel, SerMtlProcessor, cli
 from modeling_ser_mtl.data.audio import load_audio
 from modeling_ser_mtl.data.errors import InputError
@@ -63,29 +62,10 @@ print(json.dumps(found))
 """
 
 
-@pytest.fixture(scope="module")
-def run_folder(clips, tiny_config, tmp_path_factory) -> Path:
-    """The output folder of a short training on all four tasks."""
-    folder = tmp_path_factory.mktemp("run")
-    clips.to_csv(folder / "all.csv", index=False)
-    run_ser_mtl.main(
-        ["--config_name", str(tiny_config()), "--train_file", str(folder / "all.csv"), "--output_dir"]
-        + [str(folder / "model"), "--do_train", "--num_train_epochs", "1", "--use_cpu", "--disable_tqdm", "True"]
-    )
-    return folder / "model"
-
-
-@pytest.fixture
-def hub():
-    with HubDouble() as double:
-        yield double
-        assert double.unknown_requests == []
-
-
 def load_elsewhere(hub: HubDouble, home: Path, clip: str, revision: str = "main", **environment: str) -> dict:
     """What a process without the package finds under the name of the repository."""
     process = subprocess.run(
-        [sys.executable, "-I", "-c", SCRIPT, REPO, clip, revision],
+        [sys.executable, "-P", "-c", SCRIPT, REPO, clip, revision],
         cwd=home,
         env=hub.environment(home) | environment,
         capture_output=True,
@@ -209,11 +189,7 @@ def test_a_run_pushes_itself_at_its_end_in_one_commit(hub, clips, tiny_config, t
     assert b"license: cc0-1.0" in files["README.md"] and json.loads(files["config.json"])["num_speakers"] == 0
 
 
-def test_the_command_pushes_a_folder_and_fails_in_one_line(
-    hub, run_folder, clips, monkeypatch, capsys, tmp_path
-) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
-    monkeypatch.setenv("HF_TOKEN", hub.token)
+def test_the_command_pushes_a_folder_and_fails_in_one_line(hub, logged_in, run_folder, clips, capsys, tmp_path) -> None:
     argv = ["--tag", "v1.0", "--license", "cc-by-4.0", "--language", "en", "--widget_samples", clips["audio"][0]]
     cli.main(["push", str(run_folder), REPO, *argv])
     card = huggingface_hub.ModelCard(hub.files(REPO)["README.md"].decode())
