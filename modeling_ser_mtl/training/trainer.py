@@ -216,10 +216,10 @@ class SerMtlTrainer(Trainer):
             self._gradients = {}
         super().log(logs, start_time)
 
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
         """As in `Trainer`; an [`InputError`] where the Hub refuses, before anything is trained."""
         try:
-            super().init_hf_repo(token=token, private=private)
+            super().init_hf_repo(*args, **kwargs)
         except (HTTPError, OSError, ValueError) as error:
             raise InputError(f"--push_to_hub: {' '.join(str(error).split())[:300]}") from error
 
@@ -236,15 +236,14 @@ class SerMtlTrainer(Trainer):
         As in `Trainer`, but one commit with all that [`~hub.push.publish`] names, and `blocking` always. None on other
         ranks than the first.
         """
-        if self.hub_model_id is None:
-            self.init_hf_repo(token=token, private=private)
-        repo_id = cast(str, self.hub_model_id)
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        output_dir = Path(str(self.args.output_dir))
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
         return publish(
-            str(self.args.output_dir),
-            repo_id,
+            output_dir,
+            self.hub_model_id or self.args.hub_model_id or output_dir.resolve().name,
             drop_speaker_prototypes=self.args.drop_speaker_prototypes,
             private=self.args.hub_private_repo if private is None else private,
             revision=revision or self.args.hub_revision,
