@@ -161,6 +161,21 @@ def test_a_second_push_takes_away_what_the_first_one_had_and_leaves_the_users_ow
     assert hub.files(REPO)["notes.md"] == b"mine" and stale[0] not in hub.files(REPO)
 
 
+def test_a_commit_by_someone_else_in_between_is_not_overwritten(hub, run_folder) -> None:
+    class SlowClient(huggingface_hub.HfApi):
+        def model_info(self, *args, **kwargs) -> huggingface_hub.ModelInfo:
+            info = super().model_info(*args, **kwargs)
+            notes = huggingface_hub.CommitOperationAdd(path_in_repo="notes.md", path_or_fileobj=b"theirs")
+            hub.api.create_commit(REPO, [notes], commit_message="theirs")
+            return info
+
+    publish(run_folder, REPO, api=hub.api)
+    client = SlowClient(endpoint=hub.endpoint, token=hub.token)
+    with pytest.raises(InputError, match=f"{REPO}: not published .*412"):
+        publish(run_folder, REPO, drop_speaker_prototypes=False, api=client)
+    assert hub.files(REPO)["notes.md"] == b"theirs"
+
+
 def test_a_model_that_no_run_wrote_is_pushed_with_a_card_of_what_is_known(hub, run_folder, tmp_path) -> None:
     SerMtlModel.from_pretrained(run_folder).save_pretrained(tmp_path / "bare")
     SerMtlProcessor.from_pretrained(run_folder).save_pretrained(tmp_path / "bare")
