@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import pandas as pd
 import transformers
 from accelerate import PartialState
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
@@ -15,6 +16,7 @@ from modeling_ser_mtl.data.augmentation import WaveformAugmentation
 from modeling_ser_mtl.data.collator import SerMtlCollator
 from modeling_ser_mtl.data.dataset import SpeechDataset
 from modeling_ser_mtl.data.errors import InputError
+from modeling_ser_mtl.data.submission import check_submittable, write_submission
 from modeling_ser_mtl.evaluation.metrics import Predictions
 from modeling_ser_mtl.evaluation.report import results_table, write_predictions
 from modeling_ser_mtl.evaluation.verification import read_trials
@@ -56,6 +58,10 @@ def run(
             do_predict=args.do_predict,
         )
     labels, tables = label_names(model_args, config, {name: split.table for name, split in splits.items()})
+    if data_args.submission_file is not None:
+        if not args.do_predict or "emotion" not in config.tasks:
+            raise InputError("--submission_file: needs --do_predict and a model of the task emotion")
+        check_submittable(labels.emotion, skipped.loc[skipped["split"] == "test", "audio"].tolist())
     training = WaveformAugmentation(tuple(data_args.augment or ()), data_args.augment_probability, args.seed)
     datasets = {
         name: SpeechDataset(
@@ -101,7 +107,7 @@ def run(
     metrics: dict[str, float] = {}
     if trainer.is_world_process_zero():
         output_dir.mkdir(parents=True, exist_ok=True)
-        skipped.to_csv(output_dir / "skipped.csv", index=False)
+        skipped.drop(columns="split").to_csv(output_dir / "skipped.csv", index=False)
     if args.do_train:
         result = trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model(_internal_call=True)  # without a push: that comes last, with the results
@@ -122,6 +128,9 @@ def run(
             if name == "test" or not args.do_predict:
                 path = output_dir / "predictions.csv"
                 write_predictions(path, tables[name], predictions, labels.emotion, labels.gender)
+                if name == "test" and data_args.submission_file is not None:
+                    written = pd.read_csv(path, usecols=["audio", "emotion"], dtype=str, keep_default_na=False)
+                    write_submission(data_args.submission_file, written)
             speakers = tables[name]["speaker"]
             title = f"{name} set: {len(speakers)} clips of {speakers[speakers != ''].nunique()} known speakers"
             if "train" in tables and (speakers != "").all():

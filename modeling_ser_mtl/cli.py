@@ -7,19 +7,23 @@ from collections.abc import Sequence
 
 import run_ser_mtl
 
+from .data import submission
+from .data.corpora import prepare
 from .data.errors import InputError
 from .hub import push
 from .training import export_stock
 
 COMMANDS = {
     "train": (run_ser_mtl.main, "train, evaluate, predict and save: ser-mtl train SETTINGS.yaml --option value ..."),
+    "prepare": (prepare.main, "write the manifest of a known corpus: ser-mtl prepare NAME FOLDER --output FILE"),
+    "check-submission": (submission.main, "check a submission: ser-mtl check-submission FILE MANIFEST"),
     "push": (push.main, "publish a run on the Hub: ser-mtl push DIR REPO"),
     "export-stock": (
         export_stock.main,
         "write a twin without remote code: ser-mtl export-stock DIR OUT --clips ...",
     ),
 }
-USAGE = "\n".join(["usage: ser-mtl COMMAND ...", "", *(f"  {name:<14}{text}" for name, (_, text) in COMMANDS.items())])
+USAGE = "\n".join(["usage: ser-mtl COMMAND ...", "", *(f"  {name:<18}{text}" for name, (_, text) in COMMANDS.items())])
 
 
 def main(argv: Sequence[str] | None = None) -> None:

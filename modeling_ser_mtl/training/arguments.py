@@ -98,6 +98,10 @@ class DataArguments:
         default=None,
         metadata={"help": "Verification trials of the test set: lines `1 file_a file_b` or `0 file_a file_b`."},
     )
+    submission_file: str | None = field(
+        default=None,
+        metadata={"help": "With --do_predict: the challenge's CSV FileName,EmoClass of the test set to write."},
+    )
     max_seconds: float = field(
         default=20.0, metadata={"help": "Longer clips are cropped in training and windowed in prediction."}
     )

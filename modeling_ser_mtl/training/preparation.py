@@ -100,7 +100,7 @@ def prepare_splits(
     total, skipped = sum(map(len, splits.values())), []
     for name, split in splits.items():
         splits[name], unusable = drop_unusable(split, args.preprocessing_num_workers)
-        skipped.append(unusable)
+        skipped.append(unusable.assign(split=name))
     skipped_table = pd.concat(skipped)
     if len(skipped_table) > args.max_skipped * total:
         first = skipped_table.iloc[0]
