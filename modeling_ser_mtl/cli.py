@@ -10,12 +10,14 @@ import run_ser_mtl
 from .data import submission
 from .data.corpora import prepare
 from .data.errors import InputError
+from .evaluation import describe
 from .hub import push
 from .training import export_stock
 
 COMMANDS = {
     "train": (run_ser_mtl.main, "train, evaluate, predict and save: ser-mtl train SETTINGS.yaml --option value ..."),
     "prepare": (prepare.main, "write the manifest of a known corpus: ser-mtl prepare NAME FOLDER --output FILE"),
+    "describe": (describe.main, "count and judge manifests: ser-mtl describe MANIFEST ... --figure FILE.svg"),
     "check-submission": (submission.main, "check a submission: ser-mtl check-submission FILE MANIFEST"),
     "push": (push.main, "publish a run on the Hub: ser-mtl push DIR REPO"),
     "export-stock": (

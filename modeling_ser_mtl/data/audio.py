@@ -1,6 +1,8 @@
 """Audio files -> 16 kHz mono waveforms, and one scan that finds the clips that cannot be used."""
 
+import logging
 import os
+import sqlite3
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,8 +12,12 @@ from tqdm.auto import tqdm
 from ..audio_ser_mtl import decode_audio
 from ..processing_ser_mtl import MIN_SAMPLES as MIN_SAMPLES
 from .errors import InputError
+from .scan_cache import AudioSource, ScanCache
+
+logger = logging.getLogger(__name__)
 
 SAMPLING_RATE = 16_000
+CLIPS_PER_WORKER = 32  # scanned at a time: a transaction of the cache
 
 
 def load_audio(source: str | os.PathLike | bytes, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
@@ -34,27 +40,54 @@ def load_audio(source: str | os.PathLike | bytes, sampling_rate: int = SAMPLING_
 
 
 def scan_audio(
-    sources: Sequence[str | os.PathLike | bytes], num_workers: int = 2, description: str = "Checking audio"
+    sources: Sequence[AudioSource],
+    num_workers: int = 2,
+    description: str = "Checking audio",
+    cache: ScanCache | None = None,
 ) -> tuple[np.ndarray, list[str]]:
     """
     Decodes every clip once, in threads and under a progress bar.
+
+    Clips are taken from `sources` as their turn comes: memory does not grow with their number.
 
     Args:
         sources (`Sequence`): What [`load_audio`] takes, N of them.
         num_workers (`int`): Number of threads.
         description (`str`): Label of the progress bar.
+        cache ([`ScanCache`], *optional*): Clips that it knows are not decoded; what is found out goes into it. A cache
+            that can't be used is warned of, and the clips are decoded.
 
     Returns:
         `tuple[np.ndarray, list[str]]`: Lengths in samples at 16 kHz, `int64` of shape `(N,)`, 0 where a clip cannot be
         used; and the N reasons, "" where it can.
     """
-
-    def scan(source: str | os.PathLike | bytes) -> tuple[int, str]:
-        try:
-            return len(load_audio(source)), ""
-        except InputError as error:
-            return 0, str(error)
-
-    with ThreadPoolExecutor(num_workers) as pool:
-        results = list(tqdm(pool.map(scan, sources), total=len(sources), desc=description))
+    results: list[tuple[int, str]] = []
+    step = CLIPS_PER_WORKER * num_workers
+    with (
+        ThreadPoolExecutor(num_workers) as pool,
+        tqdm(total=len(sources), desc=description, unit="clip") as progress,
+    ):
+        for start in range(0, len(sources), step):
+            batch = [sources[i] for i in range(start, min(start + step, len(sources)))]
+            if cache is not None:
+                try:
+                    results += cache.scan(batch, _measure, pool)
+                except (OSError, sqlite3.Error) as error:
+                    logger.warning(
+                        "%s: the cache of audio lengths can't be used (%s), so every clip is decoded; delete the file "
+                        "or set HF_HOME to a folder that can be written",
+                        cache.path,
+                        error,
+                    )
+                    cache = None
+            if len(results) == start:
+                results += pool.map(_measure, batch)
+            progress.update(len(batch))
     return np.array([length for length, _ in results], dtype=np.int64), [reason for _, reason in results]
+
+
+def _measure(source: AudioSource) -> tuple[int, str]:
+    try:
+        return len(load_audio(source)), ""
+    except InputError as error:
+        return 0, str(error)

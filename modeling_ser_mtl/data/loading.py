@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,8 @@ from datasets import Audio, Dataset, DatasetDict, load_dataset
 from .audio import scan_audio
 from .errors import InputError
 from .manifest import LABEL_COLUMNS, add_speakers, read_manifests
-from .splits import check_disjoint_speakers, hold_out_speakers, speaker_folds
+from .scan_cache import ScanCache
+from .splits import check_disjoint_speakers, group_folds, hold_out_speakers, speaker_folds, stratified_speaker_folds
 
 SPLITS = ("train", "validation", "test")
 HUB_SPLITS = {"train": "train", "validation": "validation", "dev": "validation", "test": "test"}
@@ -53,7 +55,9 @@ class Split:
         return Split(self.table.iloc[positions].reset_index(drop=True), _Subset(self.audio, positions))
 
 
-def load_manifest_splits(files: dict[str, list[str] | None], required: Sequence[str]) -> dict[str, Split]:
+def load_manifest_splits(
+    files: dict[str, list[str] | None], required: Sequence[str], header_workers: int | None = None
+) -> dict[str, Split]:
     """
     Reads the manifests of each set.
 
@@ -63,6 +67,8 @@ def load_manifest_splits(files: dict[str, list[str] | None], required: Sequence[
     Args:
         files (`dict[str, list[str] | None]`): manifests by set, `train`, `validation` and `test` in this order.
         required (`Sequence[str]`): label columns that every manifest must have.
+        header_workers (`int`, *optional*): threads that read the audio files' headers, so that the report of a damaged
+            manifest names them too; None leaves them out.
 
     Returns:
         `dict[str, Split]`: the sets that have clips.
@@ -74,18 +80,12 @@ def load_manifest_splits(files: dict[str, list[str] | None], required: Sequence[
     for name, paths in files.items():
         if not paths:
             continue
-        table = read_manifests(paths, required)
+        allowed = {"split": SPLITS} if name == "train" else None
+        table = read_manifests(paths, required, allowed, header_workers)
         if name != "train" or "split" not in table:
             splits[name] = table
             continue
         marks = table["split"].str.strip().replace("", "train")
-        bad = ~marks.isin(SPLITS)
-        if bad.any():
-            clip = table.loc[bad].iloc[0]
-            raise InputError(
-                f"{clip['manifest']} row {clip['row']}: split is {clip['split']!r}; "
-                f"allowed: {', '.join(SPLITS)} or empty"
-            )
         for mark in SPLITS:
             if (marks == mark).any():
                 splits[mark] = table[marks == mark].reset_index(drop=True)
@@ -166,19 +166,20 @@ def load_dataset_splits(name: str, config: str | None, required: Sequence[str]) 
     return splits
 
 
-def drop_unusable(split: Split, num_workers: int) -> tuple[Split, pd.DataFrame]:
+def drop_unusable(split: Split, num_workers: int, cache: ScanCache | None = None) -> tuple[Split, pd.DataFrame]:
     """
     Decodes every clip once, measures it and drops what can't be used.
 
     Args:
         split ([`Split`]): the clips.
         num_workers (`int`): threads that decode, 1 or more.
+        cache ([`~data.scan_cache.ScanCache`], *optional*): where lengths are kept from run to run.
 
     Returns:
         `tuple[Split, pd.DataFrame]`: the usable clips, with `length` in samples at 16 kHz, and a table
         `manifest,row,audio,reason` of the others.
     """
-    lengths, reasons = scan_audio(split.audio, num_workers)
+    lengths, reasons = scan_audio(split.audio, num_workers, cache=cache)
     table = split.table.assign(length=lengths)
     usable = [index for index, reason in enumerate(reasons) if not reason]
     unusable = [index for index, reason in enumerate(reasons) if reason]
@@ -194,6 +195,8 @@ def split_by_speaker(
     validation_speakers: float,
     seed: int,
     needs_validation: bool,
+    stratify_folds: bool = False,
+    fold_column: str | None = None,
 ) -> dict[str, Split]:
     """
     Makes the sets that were not given: the fold's test speakers, then held-out validation speakers of the rest.
@@ -201,6 +204,8 @@ def split_by_speaker(
     Args:
         splits (`dict[str, Split]`): the sets that were given.
         num_folds (`int`, *optional*), fold (`int`): cross-validation, see [`~data.splits.speaker_folds`].
+        stratify_folds (`bool`): folds of speakers with alike emotions, see [`~data.splits.stratified_speaker_folds`].
+        fold_column (`str`, *optional*): folds by a column in place of `num_folds`, see [`~data.splits.group_folds`].
         validation_speakers (`float`): share of the speakers to hold out, in (0, 1), see
             [`~data.splits.hold_out_speakers`].
         seed (`int`): seed of the hold-out.
@@ -214,15 +219,22 @@ def split_by_speaker(
             sets, or as in the two functions named.
     """
     splits = dict(splits)
-    if num_folds is not None:
+    if num_folds is not None and fold_column is not None:
+        raise InputError(f"--num_folds {num_folds}, --fold_column {fold_column}: give only one of the two")
+    if num_folds is not None or fold_column is not None:
+        option = f"--num_folds {num_folds}" if fold_column is None else f"--fold_column {fold_column}"
         given = [name for name in ("validation", "test") if name in splits]
         if given:
-            raise InputError(
-                f"--num_folds {num_folds}: the data names its own {given[0]} set; give only one of the two"
-            )
+            raise InputError(f"{option}: the data names its own {given[0]} set; give only one of the two")
         if "train" not in splits:
-            raise InputError(f"--num_folds {num_folds}: no training clips; give --train_file or --dataset_name")
-        rest, test = speaker_folds(splits["train"].table, num_folds, fold)
+            raise InputError(f"{option}: no training clips; give --train_file or --dataset_name")
+        table = splits["train"].table
+        if fold_column is not None:
+            rest, test = group_folds(table, fold_column, fold)
+        elif stratify_folds:
+            rest, test = stratified_speaker_folds(table, cast(int, num_folds), fold, seed)
+        else:
+            rest, test = speaker_folds(table, cast(int, num_folds), fold)
         splits["train"], splits["test"] = splits["train"].take(rest), splits["train"].take(test)
     # Before speakers are held out, since those must not be tested either.
     for first, second in combinations([name for name in SPLITS if name in splits], 2):

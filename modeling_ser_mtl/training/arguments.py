@@ -94,6 +94,23 @@ class DataArguments:
     )
     num_folds: int | None = field(default=None, metadata={"help": "Cross-validation by speaker: number of folds."})
     fold: int = field(default=0, metadata={"help": "The fold that is the test set, from 0."})
+    stratify_folds: bool = field(
+        default=False, metadata={"help": "With num_folds: folds of speakers with about the same share of each emotion."}
+    )
+    fold_column: str | None = field(
+        default=None,
+        metadata={"help": "Folds that leave out one value of a column, e.g. session, speaker or corpus."},
+    )
+    emotion_map: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Renames emotions: old=new (angry,ang=anger; calm= takes the label away), a YAML or JSON file, or "
+            "standard for common synonyms. What is outside loses its label."
+        },
+    )
+    drop_unmapped: bool = field(
+        default=False, metadata={"help": "Drop clips whose emotion is outside emotion_map, in place of keeping them."}
+    )
     trials_file: str | None = field(
         default=None,
         metadata={"help": "Verification trials of the test set: lines `1 file_a file_b` or `0 file_a file_b`."},

@@ -4,12 +4,17 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from transformers.trainer_utils import get_last_checkpoint
 
+from ..data import scan_cache
 from ..data.corpora.espeak import build_corpus, default_folder
+from ..data.emotions import count_emotions, map_emotions, parse_emotion_map
 from ..data.errors import InputError
+from ..data.leaks import check_leaks
 from ..data.loading import Split, drop_unusable, load_dataset_splits, load_manifest_splits, split_by_speaker
+from ..data.manifest import clear_labels_outside
 from .arguments import DataArguments, SerMtlTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -47,7 +52,14 @@ def starting_checkpoint(args: SerMtlTrainingArguments) -> str | None:
 
 
 def prepare_splits(
-    args: DataArguments, *, required: Sequence[str], seed: int, do_train: bool, do_eval: bool, do_predict: bool
+    args: DataArguments,
+    *,
+    required: Sequence[str],
+    seed: int,
+    do_train: bool,
+    do_eval: bool,
+    do_predict: bool,
+    emotion_labels: Sequence[str] | None = None,
 ) -> tuple[dict[str, Split], pd.DataFrame]:
     """
     The training, validation and test set of a run, without clips that can't be used.
@@ -57,6 +69,7 @@ def prepare_splits(
         required (`Sequence[str]`): label columns of the chosen tasks.
         seed (`int`): seed of the validation speakers.
         do_train (`bool`), do_eval (`bool`), do_predict (`bool`): which sets are needed.
+        emotion_labels (`Sequence[str]`, *optional*): the emotions that count; other clips lose their emotion label.
 
     Returns:
         `tuple[dict[str, Split], pd.DataFrame]`: the sets by name, and a table `manifest,row,audio,reason` of the clips
@@ -82,7 +95,13 @@ def prepare_splits(
     if args.dataset_name is not None:
         splits = load_dataset_splits(args.dataset_name, args.dataset_config_name, required)
     else:
-        splits = load_manifest_splits(files, required)
+        splits = load_manifest_splits(files, required, header_workers=args.preprocessing_num_workers)
+    if args.emotion_map is not None:
+        mapping = parse_emotion_map(args.emotion_map)
+        splits = {name: _map_emotions(name, split, mapping, args.drop_unmapped) for name, split in splits.items()}
+    if emotion_labels is not None:  # before the split, which is stratified by emotion
+        for split in splits.values():
+            split.table = clear_labels_outside(split.table, "emotion", emotion_labels)
     splits = split_by_speaker(
         splits,
         num_folds=args.num_folds,
@@ -90,16 +109,19 @@ def prepare_splits(
         validation_speakers=args.validation_speakers,
         seed=seed,
         needs_validation=do_train or do_eval,
+        stratify_folds=args.stratify_folds,
+        fold_column=args.fold_column,
     )
+    check_leaks(splits)
     wanted = {"train": do_train, "validation": do_train or do_eval, "test": do_predict}
     for name, flag in wanted.items():
         if flag and name not in splits:
             raise InputError(f"the data has no {name} set; give --{name}_file" + " or --num_folds" * (name == "test"))
     splits = {name: split for name, split in splits.items() if wanted[name]}
 
-    total, skipped = sum(map(len, splits.values())), []
+    total, skipped, cache = sum(map(len, splits.values())), [], scan_cache.ScanCache(scan_cache.default_folder())
     for name, split in splits.items():
-        splits[name], unusable = drop_unusable(split, args.preprocessing_num_workers)
+        splits[name], unusable = drop_unusable(split, args.preprocessing_num_workers, cache)
         skipped.append(unusable.assign(split=name))
     skipped_table = pd.concat(skipped)
     if len(skipped_table) > args.max_skipped * total:
@@ -114,3 +136,13 @@ def prepare_splits(
         if not len(split):
             raise InputError(f"the {name} set has no usable clip; check its manifest")
     return splits, skipped_table
+
+
+def _map_emotions(name: str, split: Split, mapping: dict[str, str], drop: bool) -> Split:
+    """A set with its emotions renamed; clips outside the map are counted, and dropped if `drop`."""
+    table, outside = map_emotions(split.table, mapping)
+    if len(outside):
+        done = "dropped" if drop else "kept without an emotion"
+        logger.warning("%s set: clips outside --emotion_map %s: %s", name, done, count_emotions(split.table, outside))
+    mapped = Split(table, split.audio)
+    return mapped.take(np.delete(np.arange(len(table)), outside)) if drop else mapped

@@ -1,3 +1,7 @@
+import io
+import tracemalloc
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import soundfile
@@ -5,6 +9,7 @@ import soxr
 
 from modeling_ser_mtl.data.audio import MIN_SAMPLES, load_audio, scan_audio
 from modeling_ser_mtl.data.errors import InputError
+from modeling_ser_mtl.data.scan_cache import ScanCache
 
 
 def error_of(source):
@@ -87,6 +92,34 @@ def test_a_scan_gives_lengths_at_16_khz_and_the_reasons_of_unusable_clips_in_ord
     assert lengths.tolist() == [8_000, 0, 4_000, 16_000]
     assert [bool(reason) for reason in reasons] == [False, True, False, False]
     assert str(tmp_path / "bad.wav") in reasons[1]
+
+
+class _Clips(Sequence):
+    """Contents of a quarter of a megabyte each, made when asked for."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __getitem__(self, index: int) -> bytes:
+        file = io.BytesIO()
+        soundfile.write(file, np.full(2**17, index / self.number), 16_000, format="WAV")
+        return file.getvalue()
+
+
+@pytest.mark.parametrize("with_cache", [False, True])
+def test_the_memory_of_a_scan_does_not_grow_with_the_number_of_clips(tmp_path, with_cache) -> None:
+    def peak(number: int) -> int:
+        tracemalloc.start()
+        lengths, _ = scan_audio(_Clips(number), num_workers=1, cache=ScanCache(tmp_path) if with_cache else None)
+        assert lengths.tolist() == [2**17] * number
+        highest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return highest
+
+    assert peak(224) < 1.1 * peak(96)
 
 
 def test_a_real_clip_decodes_as_soxr_resamples_it(corpora):

@@ -125,9 +125,9 @@ def test_rows_are_the_lines_of_the_file_over_blank_lines_and_line_breaks_in_cell
 
 def test_a_missing_column_is_named_with_those_found(folder):
     path = write(folder / "m.csv", "file,Emotion\naudio/a.wav,anger\n")
-    assert re.search(r"m\.csv: column 'audio' is missing; found: file, Emotion;", error_of(path))
+    assert re.search(r"m\.csv row 1: column 'audio' is missing; found: file, Emotion;", error_of(path))
     path = write(folder / "m.csv", "audio,Emotion\naudio/a.wav,anger\n")
-    assert re.search(r"m\.csv: column 'emotion' is missing; found: audio, Emotion;", error_of(path, ["emotion"]))
+    assert re.search(r"m\.csv row 1: column 'emotion' is missing; found: audio, Emotion;", error_of(path, ["emotion"]))
 
 
 def test_a_manifest_without_rows_is_an_error(folder):
@@ -140,7 +140,9 @@ def test_an_empty_file_is_an_error(folder, suffix):
 
 
 def test_a_column_that_is_there_twice_is_an_error(folder):
-    assert "'emotion' is there more than once" in error_of(write(folder / "m.csv", "audio,emotion,emotion \na,b,c\n"))
+    assert "'emotion' is there more than once" in error_of(
+        write(folder / "m.csv", "audio,emotion,emotion \naudio/a.wav,b,c\n")
+    )
 
 
 def test_a_missing_file_and_an_unknown_suffix_are_errors(folder):
@@ -162,7 +164,7 @@ def test_missing_audio_files_are_counted_and_the_first_is_named(folder):
     [
         ("m.csv", b"audio,text\na.wav,\xff\xfe\n", "could not be read as CSV"),
         ("m.csv", b"audio,text\na.wav,ok\na.wav,Yes, sir\n", "row 3: 3 cells where the header has 2"),
-        ("m.csv", b'audio,text\na.wav,ok\na.wav,"never closed\na.wav,x\n', "row 3: unexpected end of data"),
+        ("m.csv", b'audio,text\na.wav,ok\na.wav,"never closed\nb.wav,x\n', "row 3: unexpected end of data"),
         ("m.jsonl", b'{"audio": "a.wav"}\n{"audio": \n', "row 2: not valid JSON"),
         ("m.jsonl", b'["a.wav"]\n', "row 1: found a JSON list"),
         ("m.jsonl", b'{"audio": {"path": "a.wav"}}\n', "'audio' holds values of type dict"),
@@ -170,6 +172,8 @@ def test_missing_audio_files_are_counted_and_the_first_is_named(folder):
     ],
 )
 def test_a_broken_file_is_one_line_that_says_what_was_found(tmp_path, name, content, found):
+    for audio in ("a.wav", "b.wav"):
+        (tmp_path / audio).touch()
     (tmp_path / name).write_bytes(content)
     assert found in error_of(tmp_path / name)
 

@@ -3,10 +3,16 @@ import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from sklearn.model_selection import GroupKFold
+from sklearn.model_selection import GroupKFold, LeaveOneGroupOut
 
 from modeling_ser_mtl.data.errors import InputError
-from modeling_ser_mtl.data.splits import check_disjoint_speakers, hold_out_speakers, speaker_folds
+from modeling_ser_mtl.data.splits import (
+    check_disjoint_speakers,
+    group_folds,
+    hold_out_speakers,
+    speaker_folds,
+    stratified_speaker_folds,
+)
 
 
 def make_table(speakers, clips=3):
@@ -186,3 +192,102 @@ def test_the_only_two_speakers_with_emotions_are_never_both_held_out() -> None:
     for seed in range(20):
         train, validation = hold_out_speakers(table, 0.15, seed)
         assert set(table["emotion"].iloc[train]) == set(table["emotion"].iloc[validation]) == {"anger", ""}
+
+
+any_emotions = st.lists(
+    st.dictionaries(st.sampled_from(["", "anger", "fear", "joy"]), st.integers(1, 4), min_size=1),
+    min_size=2,
+    max_size=9,
+)
+
+
+def make_emotional_table(counts):
+    """A table with the given number of clips of each emotion for each speaker."""
+    rows = [
+        {"speaker": f"a/{index:02}", "gender": ("male", "female")[index % 2], "emotion": emotion}
+        for index, speaker in enumerate(counts)
+        for emotion, count in speaker.items()
+        for _ in range(count)
+    ]
+    return pd.DataFrame(rows).assign(manifest="m.csv", audio="a.wav", row=lambda table: range(2, len(table) + 2))
+
+
+def test_a_rare_emotion_of_two_speakers_trains_and_validates() -> None:
+    usual = {"anger": 3, "joy": 3}
+    table = make_emotional_table([usual] * 18 + [{**usual, "fear": 1}] * 2)
+    for seed in range(10):
+        train, validation = hold_out_speakers(table, 0.1, seed)
+        assert "fear" in set(table["emotion"].iloc[train]) & set(table["emotion"].iloc[validation])
+
+
+def test_an_emotion_of_a_single_speaker_trains() -> None:
+    table = make_emotional_table([{"anger": 3, "joy": 3}] * 4 + [{"anger": 3, "fear": 1}])
+    for seed in range(10):
+        assert "fear" in set(table["emotion"].iloc[hold_out_speakers(table, 0.4, seed)[0]])
+
+
+@given(counts=any_emotions, num_folds=st.integers(2, 9), seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_stratified_folds_test_each_clip_once_and_every_fold_has_whole_speakers(counts, num_folds, seed) -> None:
+    table = make_emotional_table(counts)
+    num_folds = min(num_folds, len(counts))
+    tested = []
+    for fold in range(num_folds):
+        rest, test = stratified_speaker_folds(table, num_folds, fold, seed)
+        assert sorted([*rest, *test]) == list(range(len(table)))
+        assert len(test) and not speakers_of(table, rest) & speakers_of(table, test)
+        tested.extend(test)
+    assert sorted(tested) == list(range(len(table)))
+
+
+def test_stratified_folds_have_equal_shares_of_emotions_where_plain_ones_have_not() -> None:
+    table = make_emotional_table([{"anger": 9, "fear": 1}] * 4 + [{"anger": 1, "fear": 9}] * 4)
+
+    def shares(cut) -> list[float]:
+        tests = [table["emotion"].iloc[cut(fold)[1]] for fold in range(4)]
+        return sorted(round(float((emotions == "fear").mean()), 1) for emotions in tests)
+
+    assert shares(lambda fold: speaker_folds(table, 4, fold)) == [0.1, 0.1, 0.9, 0.9]
+    for seed in range(5):
+        assert shares(lambda fold, seed=seed: stratified_speaker_folds(table, 4, fold, seed)) == [0.5] * 4
+
+
+@given(order=st.permutations(range(40)))
+@settings(max_examples=10, deadline=None)
+def test_stratified_folds_do_not_depend_on_the_order_of_rows_and_do_on_the_seed(order) -> None:
+    table = make_emotional_table([{"anger": 2, "fear": 2}] * 10)
+    shuffled = table.iloc[list(order)]
+    groups = [speakers_of(table, stratified_speaker_folds(table, 5, 0, seed)[1]) for seed in range(8)]
+    assert speakers_of(shuffled, stratified_speaker_folds(shuffled, 5, 0, seed=0)[1]) == groups[0]
+    assert len({frozenset(group) for group in groups}) > 1
+
+
+@given(sessions=st.lists(st.sampled_from(["Ses1", "Ses2", "Ses10"]), min_size=2).filter(lambda s: len(set(s)) > 1))
+@settings(max_examples=20, deadline=None)
+def test_each_session_is_the_test_set_once_as_in_scikit_learn(sessions) -> None:
+    table = pd.DataFrame({"session": sessions, "speaker": [f"a/{session}" for session in sessions]})
+    expected = [test.tolist() for _, test in LeaveOneGroupOut().split(table, groups=table["session"])]
+    found = [group_folds(table, "session", fold) for fold in range(len(expected))]
+    assert [test.tolist() for _, test in found] == expected
+    assert all(sorted([*rest, *test]) == list(range(len(table))) for rest, test in found)
+
+
+@pytest.mark.parametrize(
+    ("sessions", "fold", "found"),
+    [
+        (["1", "", "2", "2"], 0, r"m.csv row 3: 'session' of a.wav is empty \(1 of 4"),
+        (["1", "1", "1", "1"], 0, "found '1' only"),
+        (["1", "1", "2", "2"], 2, "--fold 2: .*0 to 1"),
+        (["1", "1", "2", "2"], -1, "--fold -1"),
+        (["1", "2", "2", "2"], 0, "1 speaker.*a/00.*must not share speakers"),
+    ],
+)
+def test_sessions_that_give_no_speaker_independent_folds_are_errors(sessions, fold, found) -> None:
+    table = make_emotional_table([{"anger": 2}, {"anger": 2}]).assign(session=sessions)
+    with pytest.raises(InputError, match=found):
+        group_folds(table, "session", fold)
+
+
+def test_a_column_that_is_not_there_makes_no_folds() -> None:
+    with pytest.raises(InputError, match="'session': not in the data; found: speaker, gender"):
+        group_folds(make_table(corpus("a", 2, 2)), "session", 0)

@@ -149,3 +149,12 @@ def test_a_run_without_emotions_is_one_line_that_names_the_file(tmp_path) -> Non
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
     assert "predictions.csv: no column 'emotion'" in result.stderr
+
+
+def test_the_data_benchmark_prints_speed_and_memory(manifest) -> None:
+    result = call("benchmarks/bench_data.py", manifest("m.csv", [0, 1]), "--repeats", 1, "--copies", 2)
+    assert result.returncode == 0, result.stderr
+    figures = r" +[\d.]+ s +[\d.]+ s +[\d,.]+ (rows|hours)/s +\d+ MiB$"
+    for line in ("read the manifest, 8 rows", r"scan, 2 thread\(s\)", "scan with a full cache", "training's clips"):
+        assert re.search(f"^{line}{figures}", result.stdout, re.M), result.stdout
+    assert "datasets with its own Audio" in result.stdout

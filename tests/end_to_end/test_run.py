@@ -256,9 +256,9 @@ def test_a_folder_of_parquet_with_audio_trains_without_torchcodec(command, clips
 def test_a_long_clip_is_cropped_in_training_and_averaged_over_windows_in_prediction(
     command, train, tiny_config, tmp_path
 ) -> None:
-    long = tmp_path / "long.flac"
-    soundfile.write(long, np.tile(np.sin(np.arange(16_000) / 80).astype(np.float32), 600), 16_000)
-    for name in ("train.csv", "test.csv"):
+    for name, frequency in (("train.csv", 200), ("test.csv", 201)):
+        long = tmp_path / f"long{frequency}.flac"
+        soundfile.write(long, np.tile(np.sin(np.arange(16_000) * frequency / 2546).astype(np.float32), 600), 16_000)
         rows = pd.read_csv(tmp_path / name)
         rows.loc[0, "audio"] = str(long)
         rows.to_csv(tmp_path / name, index=False)
@@ -273,9 +273,10 @@ def test_a_long_clip_is_cropped_in_training_and_averaged_over_windows_in_predict
 
 @pytest.mark.parametrize("model_type", ["wav2vec2", "wav2vec2-bert"])
 def test_the_shortest_clip_that_is_allowed_trains(command, train, tiny_config, tmp_path, model_type) -> None:
-    short = tmp_path / "short.wav"
-    soundfile.write(short, np.random.default_rng(0).uniform(-0.5, 0.5, 400), 16_000)
+    random = np.random.default_rng(0)
     for name in ("train.csv", "test.csv"):
+        short = tmp_path / f"short-{name}.wav"
+        soundfile.write(short, random.uniform(-0.5, 0.5, 400), 16_000)
         rows = pd.read_csv(tmp_path / name)
         rows.loc[0, "audio"] = str(short)
         rows.to_csv(tmp_path / name, index=False)
