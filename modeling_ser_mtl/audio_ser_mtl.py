@@ -2,8 +2,10 @@
 
 import io
 import os
+import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from http.client import HTTPException
 from typing import Any
 from urllib import request
@@ -15,6 +17,8 @@ from .processing_ser_mtl import MIN_SAMPLES
 
 MAX_URL_BYTES = 100 * 2**20
 URL_TIMEOUT = 60.0
+MAX_SAMPLING_RATE = 384_000  # of a file whose duration is bounded: the highest that audio interfaces record at
+BLOCK_SAMPLES = 2**20  # of all channels together, decoded at a time
 
 Audio = str | os.PathLike | bytes | np.ndarray | torch.Tensor | Mapping[str, Any]
 
@@ -61,18 +65,21 @@ def decode_audio(
     """
     Decodes one clip with soundfile, averages its channels and resamples it with soxr.
 
+    Memory goes with the clip's frames, whatever the number of channels.
+
     Args:
         source (`str`, `os.PathLike` or `bytes`): An audio file (WAV, FLAC, OGG, MP3, ...) or its content.
         sampling_rate (`int`): Sampling rate of the result in Hz.
-        max_seconds (`float`, *optional*): Longest clip that is accepted; no more than that is decoded.
+        max_seconds (`float`, *optional*): Longest clip that is accepted; no more than that is decoded. With it, the
+            file's own sampling rate may be 384 kHz at most, so that a short file cannot fill the memory.
         name (`str`, *optional*): What errors call the clip, by default its path.
 
     Returns:
         `np.ndarray` of shape `(num_samples,)`: `float32` waveform, full scale is [-1, 1].
 
     Raises:
-        ValueError: The clip cannot be decoded, is longer than `max_seconds`, has NaN or infinite samples, or is under
-            400 samples long.
+        ValueError: The clip cannot be decoded, is longer than `max_seconds` or above 384 kHz with it, has NaN or
+            infinite samples, or is under 400 samples long.
         ImportError: soundfile or soxr is not installed.
     """
     # transformers refuses to load remote code that imports, even in a function, what is not installed; it looks past
@@ -82,18 +89,31 @@ def decode_audio(
     except ImportError as error:
         raise ImportError("decoding audio needs soundfile: pip install soundfile") from error
 
+    class Stream(soundfile.SoundFile):
+        """A file that is only read on: `SoundFile` seeks after each read, and Opus is not the same from there."""
+
+        def seekable(self) -> bool:
+            return False
+
     if name is None:
         name = "<bytes>" if isinstance(source, bytes) else os.fspath(source)
     try:
-        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source)) as file:
-            rate = file.samplerate
-            # The header's own length may be wrong.
-            num_frames = -1 if max_seconds is None else int(max_seconds * rate) + 1
-            channels = file.read(num_frames, dtype="float32", always_2d=True)
+        with Stream(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source)) as file:
+            rate, max_frames = file.samplerate, float("inf")
+            if max_seconds is not None:
+                if rate > MAX_SAMPLING_RATE:
+                    raise ValueError(
+                        f"{name}: found {rate} Hz, at most {MAX_SAMPLING_RATE} Hz are read; convert it to "
+                        f"{sampling_rate} Hz"
+                    )
+                max_frames = max_seconds * rate + 1  # the header's own length may be wrong
+            waveform = _read_mono(file, max_frames)
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless .raw file
-        reason = " ".join(str(error).split())
+        # The message of libsndfile alone: soundfile puts the file before it, for bytes an object with its address.
+        found = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+        reason = " ".join(found.split())
         raise ValueError(f"{name}: cannot be decoded as audio ({reason}); convert it to WAV or FLAC") from error
-    return _checked(channels.mean(axis=1), rate, sampling_rate, max_seconds, name)
+    return _checked(waveform, rate, sampling_rate, max_seconds, name)
 
 
 def fetch(url: str, max_bytes: int = MAX_URL_BYTES, timeout: float = URL_TIMEOUT) -> bytes:
@@ -103,7 +123,7 @@ def fetch(url: str, max_bytes: int = MAX_URL_BYTES, timeout: float = URL_TIMEOUT
     Args:
         url (`str`): Where the file is.
         max_bytes (`int`): Largest file that is accepted; no more than that is read.
-        timeout (`float`): Longest time that the server may be silent, and that the download may take, in seconds.
+        timeout (`float`): Longest time that all of it may take, in seconds.
 
     Returns:
         `bytes`: the file.
@@ -111,21 +131,24 @@ def fetch(url: str, max_bytes: int = MAX_URL_BYTES, timeout: float = URL_TIMEOUT
     Raises:
         ValueError: The server cannot be reached or answers with an error, or the file is larger or takes longer.
     """
-    deadline, content = time.monotonic() + timeout, bytearray()
+    # Sockets bound each wait alone, and nothing bounds the look-up of the name: a server that drips its headers would
+    # hold the caller. A thread that is still at them when time is up ends with the connection, or with the program.
+    download: Future[bytes] = Future()
+
+    def run() -> None:
+        try:
+            download.set_result(_download(url, max_bytes, timeout))
+        except Exception as error:
+            download.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
     try:
-        with _http_opener().open(url, timeout=timeout) as response:
-            while chunk := response.read1(2**16):
-                content += chunk
-                if len(content) > max_bytes:
-                    raise ValueError(f"{url}: over {max_bytes} bytes; download it and give its path")
-                if time.monotonic() > deadline:
-                    raise ValueError(f"{url}: not complete after {timeout:g} s; download it and give its path")
-            if response.length:
-                raise ValueError(f"{url}: the connection closed {response.length} bytes before the end; try again")
+        return download.result(timeout)
+    except TimeoutError as error:
+        raise ValueError(f"{url}: not complete after {timeout:g} s; download it and give its path") from error
     except (OSError, HTTPException, UnicodeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{url}: cannot be fetched ({reason}); check the address") from error
-    return bytes(content)
 
 
 def window_bounds(num_samples: int, max_samples: int) -> list[tuple[int, int]]:
@@ -165,6 +188,34 @@ def _checked(waveform: np.ndarray, rate: float, sampling_rate: int, max_seconds:
             f"{name}: {len(waveform)} samples at {sampling_rate} Hz; at least {MIN_SAMPLES} are needed, drop it"
         )
     return waveform
+
+
+def _read_mono(file: Any, max_frames: float) -> np.ndarray:
+    """The first `max_frames` frames of an open `SoundFile`, channels averaged; all channels are held of one block."""
+    block_size, waveform = max(1, BLOCK_SAMPLES // file.channels), []
+    while max_frames >= 1:
+        num_frames = int(min(block_size, max_frames))
+        block = file.read(num_frames, dtype="float32", always_2d=True)
+        waveform.append(block.mean(axis=1))
+        if len(block) < num_frames:
+            break
+        max_frames -= num_frames
+    return np.concatenate(waveform)
+
+
+def _download(url: str, max_bytes: int, timeout: float) -> bytes:
+    """[`fetch`] but for the time that name, connection and headers take."""
+    deadline, content = time.monotonic() + timeout, bytearray()
+    with _http_opener().open(url, timeout=timeout) as response:
+        while chunk := response.read1(2**16):
+            content += chunk
+            if len(content) > max_bytes:
+                raise ValueError(f"{url}: over {max_bytes} bytes; download it and give its path")
+            if time.monotonic() > deadline:
+                raise TimeoutError
+        if response.length:
+            raise ValueError(f"{url}: the connection closed {response.length} bytes before the end; try again")
+    return bytes(content)
 
 
 def _http_opener() -> request.OpenerDirector:

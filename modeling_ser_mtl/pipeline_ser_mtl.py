@@ -96,13 +96,18 @@ class WindowedAudioPipeline(ChunkPipeline):
         max_seconds: float | None = None,
         local_files_only: bool | None = None,  # `pipeline` hands it on
     ) -> Parameters:
-        if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
             raise ValueError(f"top_k: found {top_k!r}; give a whole number, 1 or more")
         reading = {"window_seconds": window_seconds, "max_seconds": max_seconds}
         # What a call leaves out stays as it was when the pipeline was made.
         reading = {name: value for name, value in reading.items() if value is not None}
         for name, value in reading.items():
-            if not isinstance(value, int | float) or not MIN_WINDOW_SECONDS <= value < float("inf"):
+            # `True` is an `int`.
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int | float)
+                or not MIN_WINDOW_SECONDS <= value < float("inf")
+            ):
                 raise ValueError(f"{name}: found {value!r}; give seconds, {MIN_WINDOW_SECONDS} or more")
         return reading, {}, {} if top_k is None else {"top_k": top_k}
 
@@ -119,7 +124,7 @@ class WindowedAudioPipeline(ChunkPipeline):
         """
         sampling_rate = self.processor.feature_extractor.sampling_rate
         waveform = to_waveform(inputs, sampling_rate, max_seconds)
-        max_samples = round(window_seconds * sampling_rate)
+        max_samples = round(min(window_seconds * sampling_rate, len(waveform)))
         if self.processor.max_samples is not None:
             max_samples = min(max_samples, self.processor.max_samples)
         for start, end in window_bounds(len(waveform), max_samples):

@@ -218,6 +218,12 @@ def test_by_default_a_window_has_20_seconds(build) -> None:
         assert len(list(listener.preprocess(noise(round(seconds * RATE))))) == windows
 
 
+def test_a_window_may_be_longer_than_any_clip(build) -> None:
+    model, processor = build("wav2vec2-layer")
+    listener = SpeechEmotionPipeline(model=model, processor=processor)
+    assert_same(listener(noise(RATE), window_seconds=1e308, max_seconds=1e308), listener(noise(RATE)))
+
+
 def test_a_clip_longer_than_the_encoder_reads_is_cut_to_what_it_reads(build) -> None:
     model, processor = build("whisper")
     listener = SpeechEmotionPipeline(model=model, processor=processor)
@@ -273,6 +279,8 @@ def test_parameters_hold_for_all_calls_unless_a_call_has_its_own(build, pipeline
     [
         ({"top_k": 0}, "top_k: found 0"),
         ({"top_k": 1.5}, "top_k: found 1.5"),
+        ({"top_k": True}, "top_k: found True"),
+        ({"window_seconds": True}, "window_seconds: found True"),
         ({"window_seconds": 0.05}, "window_seconds: found 0.05; give seconds, 0.1 or more"),
         ({"window_seconds": float("nan")}, "window_seconds: found nan"),
         ({"max_seconds": "9"}, "max_seconds: found '9'"),

@@ -15,6 +15,7 @@ from transformers import pipeline
 
 TASKS = ("speech-emotion-mtl", "audio-classification")
 PARAMETERS = ("task", "top_k", "window_seconds")
+MIN_WINDOW_SECONDS = 1.0  # shorter ones are many forwards, which other requests wait for
 
 
 class EndpointHandler:
@@ -38,10 +39,10 @@ class EndpointHandler:
         """
         Args:
             data (`dict`): `inputs`, the content of an audio file as `bytes` (a request with an audio content type) or
-                in base64 (a JSON request), never a path or URL; and optionally `parameters`, a dict of
+                in base64, wrapped or not (a JSON request), never a path or URL; and optionally `parameters`, a dict of
 
                 - **top_k** (`int`): only so many classes, by default all.
-                - **window_seconds** (`float`): longest stretch that the model hears at a time, 20 by default.
+                - **window_seconds** (`float`): longest stretch the model hears at a time, 20 by default; at least 1.
                 - **task** (`str`): `"speech-emotion-mtl"`, the default, for the result of all tasks, or
                   `"audio-classification"` for the list of emotions alone, as the widget and `InferenceClient` read it.
 
@@ -52,7 +53,9 @@ class EndpointHandler:
         Raises:
             ValueError: a request that breaks these rules or the limits, or audio that cannot be read; one line.
         """
-        parameters = dict(_checked_parameters(data.get("parameters")))
+        if not isinstance(data, dict):
+            raise ValueError(f"body: found {type(data).__name__}; send an object with inputs and optionally parameters")
+        parameters = _checked_parameters(data.get("parameters"))
         task = parameters.pop("task", TASKS[0])
         audio = self._audio(data.get("inputs"))
         with self.lock:
@@ -63,11 +66,12 @@ class EndpointHandler:
         """The audio file of a request."""
         limit = f"inputs: over {self.max_bytes} bytes of audio; send a shorter clip or a compressed file"
         if isinstance(inputs, str):
-            if len(inputs) > 4 * (self.max_bytes // 3 + 1):  # base64 writes 3 bytes as 4 characters
+            content = inputs.encode("ascii", "replace").translate(None, b" \t\r\n")  # `base64` wraps its lines
+            if len(content) > 4 * (self.max_bytes // 3 + 1):  # base64 writes 3 bytes as 4 characters
                 raise ValueError(limit)
             try:
-                inputs = base64.b64decode(inputs, validate=True)
-            except (binascii.Error, ValueError) as error:
+                inputs = base64.b64decode(content, validate=True)
+            except binascii.Error as error:
                 raise ValueError(
                     "inputs: found a string that is not base64; send the audio file's bytes in it"
                 ) from error
@@ -82,7 +86,7 @@ class EndpointHandler:
 
 
 def _checked_parameters(parameters: Any) -> dict[str, Any]:
-    """The parameters of a request, all of them known."""
+    """The parameters of a request, all of them known, without those that are null."""
     if parameters is None:
         return {}
     if not isinstance(parameters, dict):
@@ -92,6 +96,10 @@ def _checked_parameters(parameters: Any) -> dict[str, Any]:
             near = difflib.get_close_matches(name, PARAMETERS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(PARAMETERS)}"
             raise ValueError(f"parameters: unknown name {name!r}; {hint}")
+    parameters = {name: value for name, value in parameters.items() if value is not None}
     if parameters.get("task", TASKS[0]) not in TASKS:
         raise ValueError(f"parameters.task: found {parameters['task']!r}, allowed are {list(TASKS)}")
+    window = parameters.get("window_seconds", MIN_WINDOW_SECONDS)
+    if type(window) not in (int, float) or not window >= MIN_WINDOW_SECONDS:
+        raise ValueError(f"parameters.window_seconds: found {window!r}; give seconds, {MIN_WINDOW_SECONDS:g} or more")
     return parameters

@@ -162,6 +162,14 @@ def test_audio_bytes_and_base64_get_what_the_pipeline_says(ask, listener) -> Non
     assert expected.keys() == {"emotion", "gender", "text", "speaker_embedding", "task_gates"}
 
 
+def test_base64_may_be_wrapped(ask, listener) -> None:
+    clip = wav(0.3)
+    wrapped = base64.encodebytes(clip).decode()  # at 76 characters, as the command `base64` does
+    assert wrapped.count("\n") > 100
+    for inputs in (wrapped, wrapped.replace("\n", "\r\n"), f" {base64_of(clip)}\t"):
+        assert ask({"inputs": inputs}) == (200, close(listener(clip)))
+
+
 def test_parameters_come_in_the_body_or_in_the_address(ask, listener) -> None:
     clip = wav(2.5)
     expected = close(listener(clip, top_k=2, window_seconds=1))
@@ -169,7 +177,25 @@ def test_parameters_come_in_the_body_or_in_the_address(ask, listener) -> None:
     assert ask(clip, query="?top_k=2&window_seconds=1") == (200, expected)
     assert ask(clip, query="?task=speech-emotion-mtl&top_k=2&window_seconds=1") == (200, expected)
     assert ask(clip, query="?task=audio-classification&top_k=1&window_seconds=1") == (200, expected["emotion"][:1])
-    assert ask({"inputs": base64_of(clip), "parameters": None}) == (200, close(listener(clip)))
+
+
+def test_a_parameter_of_null_counts_as_left_out(ask, listener) -> None:
+    clip = wav(2.5)
+    for parameters in (None, {"task": None, "top_k": None, "window_seconds": None}):
+        assert ask({"inputs": base64_of(clip), "parameters": parameters}) == (200, close(listener(clip)))
+
+
+def test_a_window_may_be_longer_than_any_clip(ask, listener) -> None:
+    clip = wav(0.5)
+    answer = ask({"inputs": base64_of(clip), "parameters": {"window_seconds": 1e308}})
+    assert answer == (200, close(listener(clip)))
+
+
+def test_a_body_that_is_no_object_is_refused(ask) -> None:
+    for body, found in ((b'["inputs"]', "list"), (b'"inputs"', "str")):
+        assert error_of(ask(body, "application/json")) == (
+            f"body: found {found}; send an object with inputs and optionally parameters"
+        )
 
 
 def test_requests_at_the_same_time_get_their_own_answers(ask, listener) -> None:
@@ -187,7 +213,12 @@ def test_requests_at_the_same_time_get_their_own_answers(ask, listener) -> None:
         ({"max_seconds": 9_999}, "parameters: unknown name 'max_seconds'"),
         ({"top_k": 0}, "top_k: found 0"),
         ({"top_k": "2"}, "top_k: found '2'"),
-        ({"window_seconds": -1}, "window_seconds: found -1"),
+        ({"top_k": True}, "top_k: found True"),
+        ({"window_seconds": -1}, "parameters.window_seconds: found -1; give seconds, 1 or more"),
+        ({"window_seconds": 0.99}, "parameters.window_seconds: found 0.99"),
+        ({"window_seconds": float("nan")}, "parameters.window_seconds: found nan"),
+        ({"window_seconds": True}, "parameters.window_seconds: found True"),
+        ({"window_seconds": "2"}, "parameters.window_seconds: found '2'"),
         (
             {"task": "automatic-speech-recognition"},
             "parameters.task: found 'automatic-speech-recognition', allowed are",
@@ -204,7 +235,8 @@ def test_a_wrong_parameter_is_named(ask, parameters, message) -> None:
     [
         ("/etc/hostname", "not base64"),
         ("http://127.0.0.1/a.wav", "not base64"),
-        (base64_of(b"no audio"), "<bytes>: cannot be decoded as audio"),
+        ("Ärger", "not base64"),
+        (base64_of(b"no audio"), "<bytes>: cannot be decoded as audio (Format not recognised.)"),
         (base64_of(b"file:///etc/hostname"), "<bytes>: cannot be decoded as audio"),
         ({"path": "/etc/hostname"}, "inputs: found dict; send an audio file"),
         ([0.1, 0.2], "inputs: found list"),
@@ -223,8 +255,9 @@ def test_a_clip_of_the_longest_duration_is_heard_and_one_over_it_is_not(ask) -> 
 def test_a_file_over_25_mib_is_refused_as_bytes_and_as_base64(ask) -> None:
     content = bytes(25 * 2**20 + 1)
     assert "over 26214400 bytes" in error_of(ask(content))
-    assert "over 26214400 bytes" in error_of(ask({"inputs": base64_of(content)}))
-    assert "cannot be decoded" in error_of(ask({"inputs": base64_of(content[:-1])}))
+    for encode in (base64_of, lambda content: base64.encodebytes(content).decode()):
+        assert "over 26214400 bytes" in error_of(ask({"inputs": encode(content)}))
+        assert "cannot be decoded" in error_of(ask({"inputs": encode(content[:-1])}))
 
 
 def test_the_limits_can_be_set(folder) -> None:
