@@ -56,6 +56,7 @@ def run(
             do_train=args.do_train,
             do_eval=args.do_eval,
             do_predict=args.do_predict,
+            emotion_labels=model_args.emotion_labels,
         )
     labels, tables = label_names(model_args, config, {name: split.table for name, split in splits.items()})
     if data_args.submission_file is not None:
@@ -133,7 +134,7 @@ def run(
                     write_submission(data_args.submission_file, written)
             speakers = tables[name]["speaker"]
             title = f"{name} set: {len(speakers)} clips of {speakers[speakers != ''].nunique()} known speakers"
-            if "train" in tables and (speakers != "").all():
+            if "train" in tables and (speakers != "").all() and (tables["train"]["speaker"] != "").all():
                 title += ", none of them in training"
             if data_args.synthetic_corpus:
                 title += " (synthetic speech)"
@@ -141,9 +142,10 @@ def run(
 
     if args.do_train and trainer.is_world_process_zero():
         if data_args.synthetic_corpus and "emotion" in config.tasks:
-            samples |= synthetic_samples(tables["test" if args.do_predict else "validation"])
-        widget = write_widget(output_dir, samples)
-        gather_facts(model_args, data_args, args, tables, config.tasks, settings or {}, widget).save(output_dir)
+            samples |= synthetic_samples(tables["test" if args.do_predict else "validation"], len(samples))
+        widget = write_widget(output_dir, samples, replace=True)
+        facts = gather_facts(model_args, data_args, args, tables, config.tasks, settings or {}, metrics, widget)
+        facts.save(output_dir)
         write_model_card(output_dir, args.hub_model_id)
     if args.push_to_hub:
         trainer.push_to_hub()

@@ -222,6 +222,12 @@ class SerMtlConfig(PretrainedConfig):
             if counts is not None and len(counts) != len(classes):
                 raise ValueError(f"{name}: found {len(counts)} counts for {len(classes)} classes; give others or None")
 
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers, without the place that the encoder was loaded from: it may be a private path."""
+        values = super().to_dict()
+        values["backbone_config"].pop("_name_or_path", None)
+        return values
+
     @property
     def emotion_labels(self) -> list[str]:
         """Emotion names in the order of the logits."""

@@ -1,6 +1,5 @@
 """Metadata of the model card: what the Hub searches and shows beside the text."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -37,26 +36,26 @@ TASK_TAGS = {
 }
 
 
-def card_data(facts: RunFacts, config: SerMtlConfig, metrics: Mapping[str, float], name: str) -> ModelCardData:
+def card_data(facts: RunFacts, config: SerMtlConfig, name: str) -> ModelCardData:
     """
     The metadata of a card.
 
     Args:
         facts ([`~hub.run_facts.RunFacts`]): how the model came about.
         config ([`SerMtlConfig`]): what it is.
-        metrics (`Mapping[str, float]`): the run's metrics with their prefixes.
         name (`str`): what the `model-index` calls the model.
     """
-    results = eval_results(facts, metrics)
+    tasks, results = facts.trained(config.tasks), eval_results(facts)
     types = {result.metric_type for result in results}
     return ModelCardData(
         language=facts.languages or None,
         license=facts.license or "other",
         license_name=None if facts.license else "not-given",
         library_name="transformers",
-        pipeline_tag="audio-classification",
+        # Of the Hub's tasks the model's pipelines know one only.
+        pipeline_tag="audio-classification" if "emotion" in tasks else None,
         tags=[
-            *(TASK_TAGS[task] for task in config.tasks),
+            *(TASK_TAGS[task] for task in tasks),
             "multi-task",
             "ser_mtl",
             *(["synthetic-speech"] if facts.synthetic else []),
@@ -64,20 +63,19 @@ def card_data(facts: RunFacts, config: SerMtlConfig, metrics: Mapping[str, float
         base_model=facts.base_model,
         datasets=facts.datasets or None,
         metrics=[metric for metric in HUB_METRICS if metric in types] or None,
-        model_name=name,
+        model_name=name if results else None,  # part of the `model-index`
         eval_results=results or None,
         widget=[asdict(sample) for sample in facts.widget] or None,
     )
 
 
-def eval_results(facts: RunFacts, metrics: Mapping[str, float]) -> list[EvalResult]:
+def eval_results(facts: RunFacts) -> list[EvalResult]:
     """
     The main metrics of every task and set, for the `model-index`; values as measured, neither rounded nor scaled.
 
     Args:
-        facts ([`~hub.run_facts.RunFacts`]): how the model came about. Metrics of a set that the run didn't have, as a
-            later prediction into the same folder adds them, are left out.
-        metrics (`Mapping[str, float]`): metrics with their prefixes.
+        facts ([`~hub.run_facts.RunFacts`]): how the model came about. Metrics of a set that they don't know are left
+            out.
 
     Returns:
         `list[EvalResult]`: the test set first.
@@ -85,7 +83,7 @@ def eval_results(facts: RunFacts, metrics: Mapping[str, float]) -> list[EvalResu
     results = []
     for prefix, split in RESULT_SPLITS.items():
         for task, metric, _ in HEADLINE_METRICS:
-            if split not in facts.splits or f"{prefix}_{task}_{metric}" not in metrics:
+            if split not in facts.splits or f"{prefix}_{task}_{metric}" not in facts.metrics:
                 continue
             task_type, task_name = HUB_TASKS[task]
             metric_name, metric_type, metric_args = METRICS[metric]
@@ -99,7 +97,7 @@ def eval_results(facts: RunFacts, metrics: Mapping[str, float]) -> list[EvalResu
                     dataset_split=split,
                     metric_type=metric_type,
                     metric_name=f"{_task_name(task)} {metric_name}",
-                    metric_value=metrics[f"{prefix}_{task}_{metric}"],
+                    metric_value=facts.metrics[f"{prefix}_{task}_{metric}"],
                     metric_args=metric_args,
                 )
             )

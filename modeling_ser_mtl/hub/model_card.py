@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from ..configuration_ser_mtl import SerMtlConfig
 from ..evaluation.report import HEADLINE_METRICS
 from .card_data import METRICS, RESULT_SPLITS, card_data
-from .run_facts import RunFacts, SplitFacts
+from .run_facts import RunFacts, SplitFacts, simplified
 
 FUSION_TEXTS = {
     "co_attention": "the emotion stream attends to those of the other tasks (co-attention)",
@@ -38,7 +38,7 @@ The method follows, apart from this model's own choices, [arXiv 2508.17878](http
 
 def write_model_card(folder: str | Path, repo_id: str | None = None) -> None:
     """
-    Writes `README.md` of the run in `folder` from its `run_facts.json`, `config.json` and `all_results.json`.
+    Writes `README.md` of the run in `folder` from its `run_facts.json` and `config.json`.
 
     Args:
         folder (`str` or `Path`): output folder of a training run.
@@ -48,22 +48,16 @@ def write_model_card(folder: str | Path, repo_id: str | None = None) -> None:
         InputError: `folder` has no `run_facts.json`.
     """
     folder = Path(folder)
-    facts = RunFacts.load(folder)
-    results = folder / "all_results.json"
-    metrics = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
-    model_card(facts, SerMtlConfig.from_pretrained(folder), metrics, repo_id).save(folder / "README.md")
+    model_card(RunFacts.load(folder), SerMtlConfig.from_pretrained(folder), repo_id).save(folder / "README.md")
 
 
-def model_card(
-    facts: RunFacts, config: SerMtlConfig, metrics: Mapping[str, float], repo_id: str | None = None
-) -> ModelCard:
+def model_card(facts: RunFacts, config: SerMtlConfig, repo_id: str | None = None) -> ModelCard:
     """
     The card of a model. A section without data is left out.
 
     Args:
         facts ([`RunFacts`]): how it came about.
         config ([`SerMtlConfig`]): what it is.
-        metrics (`Mapping[str, float]`): the run's metrics with their prefixes.
         repo_id (`str`, *optional*): its repository on the Hub, e.g. `org/name`.
     """
     name = repo_id.split("/")[-1] if repo_id else facts.name
@@ -71,10 +65,10 @@ def model_card(
         f"# {_text(name)}",
         _warning(facts),
         _purpose(facts, config),
-        _usage(config, repo_id or f"path/to/{facts.name}"),
+        _usage(facts.trained(config.tasks), repo_id or f"path/to/{facts.name}"),
         _samples(facts),
-        *(_results(facts, config, metrics, prefix) for prefix in RESULT_SPLITS),
-        _training(facts, metrics),
+        *(_results(facts, config, prefix) for prefix in RESULT_SPLITS),
+        _training(facts),
         _loss(config),
         _limits(facts, config),
         _license(facts),
@@ -82,7 +76,7 @@ def model_card(
         _reproduction(facts),
         CITATION,
     ]
-    header = card_data(facts, config, metrics, name).to_yaml()
+    header = card_data(facts, config, name).to_yaml()
     return ModelCard(f"---\n{header}\n---\n\n" + "\n\n".join(filter(None, sections)) + "\n")
 
 
@@ -97,35 +91,44 @@ def _warning(facts: RunFacts) -> str:
 
 def _purpose(facts: RunFacts, config: SerMtlConfig) -> str:
     predictions = {
-        "emotion": f"**Emotion**: {_names(config.emotion_labels)}, with a probability each.",
-        "gender": f"**Gender**: {_names(config.gender_labels)}, as the training data names it.",
-        "speaker": f"**Speaker**: an embedding of {config.speaker_embedding_size} numbers and unit length; the dot "
-        "product of two is the higher, the more alike the voices are.",
-        "asr": "**Transcript**: lower case, without punctuation.",
+        "emotion": ("Emotion", f"{_names(config.emotion_labels)}, with a probability each."),
+        "gender": ("Gender", f"{_names(config.gender_labels)}, as the training data names it."),
+        "speaker": (
+            "Speaker",
+            f"an embedding of {config.speaker_embedding_size} numbers and unit length; the dot product of two is the "
+            "higher, the more alike the voices are.",
+        ),
+        "asr": ("Transcript", "lower case, without punctuation."),
     }
+    trained = facts.trained(config.tasks)
+    lines = []
+    for task in config.tasks:
+        name, text = predictions[task]
+        lines.append(f"- **{name}**: {text if task in trained else 'not trained (no labels).'}")
+    goal = "all tasks" if trained == list(config.tasks) else ", ".join(trained)
     encoder = config.backbone_config.model_type
     origin = ""
     if facts.from_scratch:
         origin = ", trained from scratch"
     elif facts.splits:
         origin = f" that started from {f'`{facts.base_model}`' if facts.base_model else 'a local checkpoint'}, trained"
-    architecture = f"A {encoder} encoder{origin} on all tasks at once; every task weighs its hidden states"
+    architecture = f"A {encoder} encoder{origin} on {goal} at once; every task weighs its hidden states"
     fusion = f", and {FUSION_TEXTS[config.fusion]}" if "emotion" in config.tasks and len(config.tasks) > 1 else ""
     return "\n".join(
         [
             "From a clip of speech (16 kHz, mono) this model predicts, in one pass:",
             "",
-            *(f"- {predictions[task]}" for task in config.tasks),
+            *lines,
             "",
             f"{architecture}{fusion}.",
         ]
     )
 
 
-def _usage(config: SerMtlConfig, source: str) -> str:
+def _usage(tasks: Sequence[str], source: str) -> str:
     model = json.dumps(source, ensure_ascii=False)
-    parts = ["## Use", _fence("pip install transformers torch soundfile soxr", "bash")]
-    if "emotion" in config.tasks:
+    parts = ["## Use", _fence('pip install "transformers>=5.17" torch soundfile soxr', "bash")]
+    if "emotion" in tasks:
         parts += [
             "Emotion:",
             _fence(
@@ -136,7 +139,7 @@ def _usage(config: SerMtlConfig, source: str) -> str:
             ),
         ]
     parts += [
-        f"All it predicts ({', '.join(config.tasks)}):",
+        f"All it predicts ({', '.join(tasks)}):",
         _fence(
             "from transformers import pipeline\n\n"
             f'recognizer = pipeline("speech-emotion-mtl", model={model}, trust_remote_code=True)\n'
@@ -144,7 +147,7 @@ def _usage(config: SerMtlConfig, source: str) -> str:
             "python",
         ),
     ]
-    if "speaker" in config.tasks:
+    if "speaker" in tasks:
         parts += [
             "Verification, whether one person speaks two clips (mono, 16 kHz):",
             _fence(
@@ -171,14 +174,15 @@ def _samples(facts: RunFacts) -> str:
         for best in sample.output[:1]
     ]
     note = (
-        "The hosted inference of the Hub does not run custom code. The scores beside the samples on this page are this "
-        "model's own, computed when its training ended."
+        "The hosted inference of the Hub does not run custom code. The scores beside the samples on this page were "
+        "computed by this model."
     )
     return _section("## Samples", note, _table(["sample", "likeliest emotion", "score"], rows)) if rows else ""
 
 
-def _results(facts: RunFacts, config: SerMtlConfig, metrics: Mapping[str, float], prefix: str) -> str:
-    found = {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items() if name.startswith(f"{prefix}_")}
+def _results(facts: RunFacts, config: SerMtlConfig, prefix: str) -> str:
+    start = f"{prefix}_"
+    found = {name.removeprefix(start): value for name, value in facts.metrics.items() if name.startswith(start)}
     rows = [
         [task, METRICS[metric][0], f"{found[f'{task}_{metric}']:.3f}", better]
         for task, metric, better in HEADLINE_METRICS
@@ -188,9 +192,13 @@ def _results(facts: RunFacts, config: SerMtlConfig, metrics: Mapping[str, float]
     if not rows or split not in facts.splits:
         return ""
     clips = facts.splits[split]
-    note = f"{clips.clips} clips of {clips.speakers} known speakers, none of whom trains."
+    note = f"{clips.clips} clips of {clips.speakers} known speakers"
+    # A training clip of nobody known may be of one of them.
+    disjoint = clips.speakers and "train" in facts.splits and facts.splits["train"].unknown_speakers == 0
+    note += ", none of whom trains." if disjoint else "."
     if split == "validation" and facts.hyperparameters["load_best_model_at_end"]:
         note += " These clips chose the checkpoint."
+    corpora = _simplified(clips)
     groups = {
         name.removeprefix("emotion_uar_"): value for name, value in found.items() if name.startswith("emotion_uar_")
     }
@@ -211,8 +219,8 @@ def _results(facts: RunFacts, config: SerMtlConfig, metrics: Mapping[str, float]
         _breakdown(
             "corpus",
             "emotion UAR",
-            {name: groups[name] for name in groups if name not in clips.genders},
-            _simplified(clips),
+            {name: groups[name] for name in groups if name in corpora and name not in clips.genders},
+            corpora,
         ),
     )
 
@@ -226,12 +234,12 @@ def _simplified(split: SplitFacts) -> dict[str, int]:
     """Clips by the name that a corpus has in metrics."""
     clips: dict[str, int] = {}
     for corpus, count in split.corpora.items():
-        name = re.sub("[^a-z0-9]+", "_", corpus.lower())
+        name = simplified(corpus)
         clips[name] = clips.get(name, 0) + count
     return clips
 
 
-def _training(facts: RunFacts, metrics: Mapping[str, float]) -> str:
+def _training(facts: RunFacts) -> str:
     if not facts.splits:
         return ""
     tasks = list(next(iter(facts.splits.values())).labelled)
@@ -256,8 +264,8 @@ def _training(facts: RunFacts, metrics: Mapping[str, float]) -> str:
         counts = ", ".join(f"{_text(name)} {count}" for name, count in facts.splits["train"].emotions.items())
         note += f" Training clips per emotion: {counts}."
     time = (
-        f"Training took {timedelta(seconds=round(metrics['train_runtime']))} (hours, minutes, seconds)."
-        if "train_runtime" in metrics
+        f"Training took {timedelta(seconds=round(facts.metrics['train_runtime']))} (hours, minutes, seconds)."
+        if "train_runtime" in facts.metrics
         else ""
     )
     return _section(

@@ -1,6 +1,7 @@
 """A run's folder onto the Hub: what is published, in one commit."""
 
 import argparse
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HTTPError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
+from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError
 
 from ..configuration_ser_mtl import SerMtlConfig
 from ..data.errors import InputError
@@ -22,12 +25,11 @@ from .run_facts import FACTS_FILE, RunFacts, check_card_options
 from .widget import FOLDER as WIDGET_FOLDER
 from .widget import check_widget_samples, write_widget
 
-# What a run writes beside the model and may be read by anyone; its predictions and lists of clips stay at home.
-RESULT_FILES = (FACTS_FILE, "train_results.json", "eval_results.json", "predict_results.json", "all_results.json")
-# Files of an earlier push that this one replaces as a whole.
-MANAGED = ("*.safetensors", "*.safetensors.index.json", "*_ser_mtl.py", "handler.py", f"{WIDGET_FOLDER}/*")
+RESULTS_FILE = "all_results.json"
+# Files at the top of an earlier push that this one replaces as a whole.
+MANAGED = ("*.safetensors", "*.safetensors.index.json", "*_ser_mtl.py", "*_results.json")
 SAMPLE_SECONDS = 20.0  # of a sample on the model's page: the model reads it in one piece
-ENDPOINT_REQUIREMENTS = "soundfile\nsoxr\n"
+ENDPOINT_REQUIREMENTS = "transformers>=5.17\nsoundfile\nsoxr\n"
 
 
 def publish(
@@ -73,84 +75,129 @@ def publish(
             holds a whole commit: the one before, or, if the connection was lost after it was made, this one.
     """
     api = api or HfApi()
-    with tempfile.TemporaryDirectory() as staging:
-        try:
-            check_card_options(license, language, dataset_names)
-        except ValueError as error:
-            raise InputError(str(error)) from error
+    try:
+        validate_repo_id(repo_id)
+        check_card_options(license, language, dataset_names)
+    except ValueError as error:
+        raise InputError(_one_line(error)) from error
+    with tempfile.TemporaryDirectory() as temporary:
+        staging = Path(temporary, "new")
         config = collect_files(folder, staging, drop_speaker_prototypes)
         facts = RunFacts.load(staging)
-        samples = check_widget_samples(widget_samples, config.tasks, SAMPLE_SECONDS)
+        samples = check_widget_samples(widget_samples, config.tasks, SAMPLE_SECONDS, already=len(facts.widget))
+        added = write_widget(staging, samples)
         given: dict[str, Any] = {"license": license, "languages": list(language), "datasets": list(dataset_names)}
-        given["widget"] = [*facts.widget, *write_widget(staging, samples)]
+        # A sample that is given again takes the place of the run's.
+        kept = [sample for sample in facts.widget if sample.src not in {new.src for new in added}]
+        given["widget"] = [*kept, *added]
         replace(facts, **{name: value for name, value in given.items() if value}).save(staging)
         try:
             # The name comes back with the account's, which the card needs.
             repo_id = api.create_repo(repo_id, private=private, exist_ok=True, token=token).repo_id
             write_model_card(staging, repo_id)
-            if revision is not None:
+            if revision is not None and not revision.startswith("refs/"):
                 api.create_branch(repo_id, branch=revision, exist_ok=True, token=token)
             parent = api.model_info(repo_id, revision=revision, token=token)
+            old = [sibling.rfilename for sibling in parent.siblings or []]
+            old_samples: set[str] = set()
+            if FACTS_FILE in old:
+                api.hf_hub_download(repo_id, FACTS_FILE, revision=parent.sha, local_dir=temporary, token=token)
+                old_samples = _samples_of(temporary)
             commit = api.create_commit(
                 repo_id,
-                list(_operations(Path(staging), [sibling.rfilename for sibling in parent.siblings or []])),
+                list(_operations(staging, old, old_samples)),
                 commit_message=commit_message,
                 revision=revision,
                 parent_commit=parent.sha,
                 token=token,
             )
-            if tag is not None:
-                api.create_tag(repo_id, tag=tag, revision=commit.oid, token=token)
         except (HTTPError, OSError, RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
+            raise InputError(f"{repo_id}: not published ({_one_line(error)}); {_advice(error)}") from error
+    if tag is not None:
+        try:
+            tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id, token=token).tags}
+            if tags.get(tag) != commit.oid:  # else the same command is repeated
+                api.create_tag(repo_id, tag=tag, revision=commit.oid, token=token)
+        except (HTTPError, OSError) as error:
             raise InputError(
-                f"{repo_id}: not published ({type(error).__name__}: {reason}); the repository holds a whole commit, "
-                "and the same command can be repeated"
+                f"{repo_id}: published as commit {commit.oid}, but without the tag {tag} ({_one_line(error)}); choose "
+                "another --tag, or delete that one first"
             ) from error
     return commit
 
 
 def collect_files(folder: str | Path, target: str | Path, drop_speaker_prototypes: bool) -> SerMtlConfig:
     """
-    Writes into the empty folder `target` all that is published of a run in `folder`, but for the card;
+    Writes into the folder `target`, which it makes, all that is published of a run in `folder`, but for the card;
     `drop_speaker_prototypes` as in [`publish`]. Returns the model's configuration.
 
     Raises:
-        InputError: `folder` holds no model of this project.
+        InputError: `folder` holds no model of this project, or one with weights missing.
     """
     folder, target = Path(folder), Path(target)
     try:
-        if not (folder / "config.json").is_file():
-            raise ValueError("no config.json")
-        model = SerMtlModel.from_pretrained(folder, dtype="auto")
+        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+        if model_type != SerMtlConfig.model_type:
+            raise ValueError(f"config.json is of a {model_type} model")
+        loaded: Any = SerMtlModel.from_pretrained(folder, dtype="auto", weights_only=True, output_loading_info=True)
+        model, info = loaded
+        if info["missing_keys"]:
+            raise ValueError(f"no weights for {', '.join(sorted(info['missing_keys']))}")
         processor = SerMtlProcessor.from_pretrained(folder)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"{folder}: holds no model of this project ({reason}); give the folder of a run") from error
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise InputError(
+            f"{folder}: holds no whole model of this project ({_one_line(error)}); give the output folder of a training"
+        ) from error
     if drop_speaker_prototypes and model.speaker_prototypes is not None:
         model.speaker_prototypes, model.config.num_speakers = None, 0
     model.save_pretrained(target)
     processor.save_pretrained(target)
     shutil.copyfile(handler.__file__, target / "handler.py")
     (target / "requirements.txt").write_text(ENDPOINT_REQUIREMENTS, encoding="utf-8")
-    if (folder / WIDGET_FOLDER).is_dir():
-        shutil.copytree(folder / WIDGET_FOLDER, target / WIDGET_FOLDER)
-    for name in RESULT_FILES:
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, target / name)
-    if not (folder / FACTS_FILE).is_file():
-        RunFacts(folder.resolve().name).save(target)  # a model that no run of ours wrote: the card tells what it is
+    # A model that no run of ours wrote has a card that tells what it is.
+    facts = RunFacts.load(folder) if (folder / FACTS_FILE).is_file() else RunFacts(folder.resolve().name)
+    facts.save(target)
+    if facts.metrics:
+        (target / RESULTS_FILE).write_text(json.dumps(facts.metrics, indent=4) + "\n", encoding="utf-8")
+    # Only the samples that were meant to be published, whatever else lies there.
+    for name in sorted(_samples_of(target)):
+        (target / WIDGET_FOLDER).mkdir(exist_ok=True)
+        shutil.copyfile(folder / name, target / name)
     return model.config
 
 
-def _operations(staging: Path, old: Sequence[str]) -> Iterator[CommitOperationAdd | CommitOperationDelete]:
+def _samples_of(folder: str | Path) -> set[str]:
+    """The samples that a folder's `run_facts.json` lists; of another version's, none."""
+    try:
+        samples = RunFacts.load(folder).widget
+    except InputError:
+        return set()
+    return {sample.src for sample in samples if Path(sample.src).parent == Path(WIDGET_FOLDER)}
+
+
+def _operations(
+    staging: Path, old: Sequence[str], old_samples: set[str]
+) -> Iterator[CommitOperationAdd | CommitOperationDelete]:
     """Every staged file, and the end of those of an earlier push that are no longer there."""
     new = {path.relative_to(staging).as_posix(): path for path in sorted(staging.rglob("*")) if path.is_file()}
     for name, path in new.items():
         yield CommitOperationAdd(path_in_repo=name, path_or_fileobj=path)
     for name in old:
-        if name not in new and any(fnmatch(name, pattern) for pattern in MANAGED):
+        managed = "/" not in name and any(fnmatch(name, pattern) for pattern in MANAGED)
+        if name not in new and (managed or name in old_samples):
             yield CommitOperationDelete(path_in_repo=name)
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _advice(error: Exception) -> str:
+    """What to do about an error of the client."""
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if status in (401, 403):
+        return "log in with `hf auth login`, as an account that may write there, or check the name"
+    return "the repository holds a whole commit, and the same command can be repeated"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

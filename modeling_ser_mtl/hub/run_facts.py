@@ -1,4 +1,4 @@
-"""What a run knows about itself beside its metrics: the facts that its model card tells."""
+"""What a run knows about itself: the facts that its model card tells."""
 
 import json
 import re
@@ -42,6 +42,11 @@ def check_card_options(
             raise ValueError(f"--dataset_names {name}: give data sets of the Hub, e.g. org/name") from error
 
 
+def simplified(corpus: str) -> str:
+    """The name that `corpus` has in metrics."""
+    return re.sub("[^a-z0-9]+", "_", corpus.lower())
+
+
 @dataclass(frozen=True)
 class SplitFacts:
     """
@@ -53,6 +58,7 @@ class SplitFacts:
         speakers (`int`): known speakers.
         labelled (`dict[str, int]`): clips with a label, by task of the model.
         corpora, emotions, genders (`dict[str, int]`): clips by corpus, by emotion and by gender.
+        unknown_speakers (`int`, *optional*): clips whose speaker is unknown; None where nobody counted.
     """
 
     clips: int
@@ -62,17 +68,19 @@ class SplitFacts:
     corpora: dict[str, int]
     emotions: dict[str, int]
     genders: dict[str, int]
+    unknown_speakers: int | None = None
 
 
 @dataclass(frozen=True)
 class RunFacts:
     """
-    The facts of a training run, kept as `run_facts.json` beside the model. What the model is stands in its
-    configuration, how good it is in `all_results.json`.
+    The facts of a training run, kept as `run_facts.json` beside the model, whose configuration tells what it is. A
+    later evaluation into the same folder changes neither them nor the card.
 
     Args:
         name (`str`): name of the output folder.
         splits (`dict[str, SplitFacts]`): the sets of the run: train, validation, test.
+        metrics (`dict[str, float]`): what the run measured on them, with prefixes.
         license (`str`, *optional*): licence of the model, an id of the Hub; None where none was given.
         languages (`list[str]`): codes of the languages of the training data; empty where unknown.
         datasets (`list[str]`): data sets of the Hub.
@@ -87,6 +95,7 @@ class RunFacts:
 
     name: str
     splits: dict[str, SplitFacts] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
     license: str | None = None
     languages: list[str] = field(default_factory=list)
     datasets: list[str] = field(default_factory=list)
@@ -97,6 +106,17 @@ class RunFacts:
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     widget: list[WidgetSample] = field(default_factory=list)
+
+    def trained(self, tasks: Sequence[str]) -> list[str]:
+        """
+        Those of the model's `tasks` that had a label to learn from; all where the training set is unknown.
+
+        Args:
+            tasks (`Sequence[str]`): tasks of the model.
+        """
+        if "train" not in self.splits:
+            return list(tasks)
+        return [task for task in tasks if self.splits["train"].labelled.get(task, 0)]
 
     def to_json(self) -> str:
         """The facts as JSON."""

@@ -1,8 +1,9 @@
 """Samples for the model page: audio files of the repository with this model's own scores."""
 
+import itertools
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,9 @@ class WidgetSample:
     output: list[dict[str, str | float]]
 
 
-def check_widget_samples(paths: Sequence[str], tasks: Sequence[str], max_seconds: float) -> dict[str, str]:
+def check_widget_samples(
+    paths: Sequence[str], tasks: Sequence[str], max_seconds: float, already: int = 0
+) -> dict[str, str]:
     """
     Checks audio files that are to be published, before a training pays for a typing error.
 
@@ -47,9 +50,10 @@ def check_widget_samples(paths: Sequence[str], tasks: Sequence[str], max_seconds
         paths (`Sequence[str]`): WAV or FLAC files.
         tasks (`Sequence[str]`): tasks of the model; samples are shown with their emotions.
         max_seconds (`float`): longest clip, so that the model reads each in one piece.
+        already (`int`): number of samples that the model has; theirs and these are limited together.
 
     Returns:
-        `dict[str, str]`: path by title, which is the file's name without suffix.
+        `dict[str, str]`: path by title, which is the name that the file will have in the repository.
 
     Raises:
         InputError: files for a model without emotions, too many of them, or one that is missing, of another format,
@@ -59,8 +63,10 @@ def check_widget_samples(paths: Sequence[str], tasks: Sequence[str], max_seconds
         raise InputError(
             f"--widget_samples: the model has no emotions to show, only {' '.join(tasks)}; drop the option"
         )
-    if len(paths) > MAX_SAMPLES:
-        raise InputError(f"--widget_samples: found {len(paths)} files; give {MAX_SAMPLES} or fewer")
+    if paths and len(paths) + already > MAX_SAMPLES:
+        beside = f" beside the model's own {already}" if already else ""
+        allowed = max(MAX_SAMPLES - already, 0)
+        raise InputError(f"--widget_samples: found {len(paths)} files{beside}; give {allowed} or fewer")
     names: dict[str, str] = {}
     for path in paths:
         file = Path(path)
@@ -70,54 +76,63 @@ def check_widget_samples(paths: Sequence[str], tasks: Sequence[str], max_seconds
             raise InputError(f"--widget_samples {path}: {file.stat().st_size} bytes; {MAX_BYTES} or fewer are allowed")
         seconds = len(load_audio(path)) / SAMPLING_RATE
         if seconds > max_seconds:
-            raise InputError(
-                f"--widget_samples {path}: {seconds:.1f} s; at most --max_seconds {max_seconds:g} are allowed, cut it"
-            )
+            raise InputError(f"--widget_samples {path}: {seconds:.1f} s; at most {max_seconds:g} s are allowed, cut it")
         other = names.setdefault(_published_name(file), path)
         if other != path:
             raise InputError(f"--widget_samples {path}: would be published under the name of {other}; rename one")
-    return {Path(path).stem: path for path in paths}
+    return names
 
 
-def synthetic_samples(table: pd.DataFrame) -> dict[str, str]:
+def synthetic_samples(table: pd.DataFrame, already: int = 0) -> dict[str, str]:
     """
     The first clips of up to four emotions, which anyone may publish since no person was recorded.
 
     Args:
         table (`pd.DataFrame`): a set of the synthetic corpus, with `emotion`, `speaker_id` and `audio_path`.
+        already (`int`): number of samples that the model has, as in [`check_widget_samples`].
 
     Returns:
         `dict[str, str]`: path by title.
     """
-    clips = table[table["emotion"] != ""].drop_duplicates("emotion").sort_values("emotion")[:SYNTHETIC_SAMPLES]
+    wanted = min(SYNTHETIC_SAMPLES, MAX_SAMPLES - already)
+    clips = table[table["emotion"] != ""].drop_duplicates("emotion").sort_values("emotion")[:wanted]
     return {
         f"{emotion}, synthetic voice {voice}": path
         for emotion, voice, path in zip(clips["emotion"], clips["speaker_id"], clips["audio_path"], strict=True)
     }
 
 
-def write_widget(folder: str | Path, samples: Mapping[str, str]) -> list[WidgetSample]:
+def write_widget(folder: str | Path, samples: Mapping[str, str], replace: bool = False) -> list[WidgetSample]:
     """
-    Copies samples into `folder`/widget and scores each alone with the model that is saved in `folder`.
+    Copies samples into `folder`/widget and scores each alone with the model that is saved in `folder`. One under the
+    name of another of `samples` gets a number; one under the name of a file that is there takes its place.
 
     Args:
         folder (`str` or `Path`): a saved model that recognises emotions, with its processor.
         samples (`Mapping[str, str]`): path by title, WAV or FLAC.
+        replace (`bool`): whether the samples that are there go; by default these join them.
 
     Returns:
         `list[WidgetSample]`: an entry of the card per sample, in their order.
     """
+    target = Path(folder) / FOLDER
+    # Read before anything goes: a sample may be one of those that are there.
+    contents = {title: Path(path).read_bytes() for title, path in samples.items()}
+    waveforms = {title: load_audio(path) for title, path in samples.items()}
+    if replace and target.is_dir():
+        shutil.rmtree(target)
     if not samples:
         return []
-    target = Path(folder) / FOLDER
     target.mkdir(exist_ok=True)
     model, processor = SerMtlModel.from_pretrained(folder), SerMtlProcessor.from_pretrained(folder)
-    entries = []
+    entries: list[WidgetSample] = []
+    names: set[str] = set()
     for title, path in samples.items():
-        name = _published_name(Path(path))
-        shutil.copyfile(path, target / name)
+        name = _free_name(Path(path), names)
+        names.add(name)
+        (target / name).write_bytes(contents[title])
         with torch.no_grad():
-            logits = model(**processor(load_audio(path), sampling_rate=SAMPLING_RATE)).logits
+            logits = model(**processor(waveforms[title], sampling_rate=SAMPLING_RATE)).logits
         scores, order = logits[0].softmax(-1).sort(descending=True)
         output: list[dict[str, str | float]] = [
             {"label": model.config.id2label[int(label)], "score": round(float(score), 4)}
@@ -125,6 +140,13 @@ def write_widget(folder: str | Path, samples: Mapping[str, str]) -> list[WidgetS
         ]
         entries.append(WidgetSample(f"{FOLDER}/{name}", title, output))
     return entries
+
+
+def _free_name(path: Path, taken: Collection[str]) -> str:
+    """The published name of `path`, with a number where it is `taken`."""
+    name = _published_name(path)
+    numbered = (f"{Path(name).stem}-{number}{Path(name).suffix}" for number in itertools.count(2))
+    return next(free for free in itertools.chain([name], numbered) if free not in taken)
 
 
 def _published_name(path: Path) -> str:

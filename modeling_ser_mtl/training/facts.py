@@ -1,9 +1,11 @@
-"""Gathers what a run's model card tells beside its metrics."""
+"""Gathers what a run's model card tells."""
 
+import itertools
 import json
+import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from .. import __version__
 from ..data.audio import SAMPLING_RATE
-from ..hub.run_facts import RunFacts, SplitFacts
+from ..hub.card_data import RESULT_SPLITS
+from ..hub.run_facts import RunFacts, SplitFacts, simplified
 from ..hub.widget import WidgetSample
 from .arguments import DataArguments, ModelArguments, SerMtlTrainingArguments
 from .labels import LABEL_COLUMN
@@ -56,10 +59,11 @@ def gather_facts(
     tables: Mapping[str, pd.DataFrame],
     tasks: Sequence[str],
     settings: Mapping[str, Any],
+    metrics: Mapping[str, float],
     widget: Sequence[WidgetSample],
 ) -> RunFacts:
     """
-    The facts of a run that has finished.
+    The facts of a run that has finished, without the names of its folders.
 
     Args:
         model_args ([`ModelArguments`]), data_args ([`DataArguments`]), args ([`SerMtlTrainingArguments`]): its
@@ -67,16 +71,24 @@ def gather_facts(
         tables (`Mapping[str, pd.DataFrame]`): its sets, with `length` in samples at 16 kHz.
         tasks (`Sequence[str]`): tasks of the model.
         settings (`Mapping[str, Any]`): see [`given_settings`].
+        metrics (`Mapping[str, float]`): what it measured, with prefixes.
         widget (`Sequence[WidgetSample]`): see [`~hub.widget.write_widget`].
     """
     source, dataset = model_args.model_name_or_path, data_args.dataset_name
     datasets = list(data_args.dataset_names or [])
     if dataset is not None and _is_on_hub(dataset) and dataset not in datasets:
         datasets.append(dataset)
+    if not data_args.synthetic_corpus:  # the name of its folder is ours
+        names = {name: corpus_names(table) for name, table in tables.items()}
+        for prefix, name in RESULT_SPLITS.items():
+            if name in tables:
+                metrics = rename_corpora(metrics, prefix, names[name], set(tables[name]["gender"]))
+        tables = {name: table.assign(corpus=table["corpus"].map(names[name])) for name, table in tables.items()}
     given = args.to_dict()
     return RunFacts(
         name=re.sub(r"[^\w.-]+", "-", Path(str(args.output_dir)).resolve().name),
         splits={name: split_facts(table, tasks) for name, table in tables.items()},
+        metrics=dict(metrics),
         license=data_args.license,
         # The sentences of the synthetic corpus are English.
         languages=list(data_args.language or (["en"] if data_args.synthetic_corpus else [])),
@@ -118,7 +130,53 @@ def split_facts(table: pd.DataFrame, tasks: Sequence[str]) -> SplitFacts:
         corpora=counts("corpus"),
         emotions=counts("emotion"),
         genders=counts("gender"),
+        unknown_speakers=int((table["speaker"] == "").sum()),
     )
+
+
+def corpus_names(table: pd.DataFrame) -> dict[str, str]:
+    """
+    What the corpora of a set are called in public: a name of the manifest's column `corpus` stays; that of the
+    manifest's folder, which stands in where there is none and may be a person's, gives way to the manifest's own.
+
+    Args:
+        table (`pd.DataFrame`): the set, with `corpus`, `manifest` and `gender`.
+
+    Returns:
+        `dict[str, str]`: public name by corpus. What metrics tell apart has names that they tell apart, too.
+    """
+    manifests = {str(name): list(files.unique()) for name, files in table.groupby("corpus")["manifest"]}
+    given = [name for name, files in manifests.items() if any(_folder_name(file) != name for file in files)]
+    # By the name in metrics, which two corpora may share, and of which those of the genders are taken.
+    public = {simplified(name): name for name in given}
+    taken = {*public, *table["gender"]}
+    for name in manifests:
+        if simplified(name) not in public:
+            stem = ", ".join(dict.fromkeys(Path(file).stem for file in manifests[name]))
+            numbered = (f"{stem} {number}" for number in itertools.count(2))
+            free = next(name for name in itertools.chain([stem], numbered) if simplified(name) not in taken)
+            public[simplified(name)] = free
+            taken.add(simplified(free))
+    return {name: name if name in given else public[simplified(name)] for name in manifests}
+
+
+def rename_corpora(
+    metrics: Mapping[str, float], prefix: str, names: Mapping[str, str], genders: Collection[str]
+) -> dict[str, float]:
+    """
+    Metrics where each corpus has its public name.
+
+    Args:
+        metrics (`Mapping[str, float]`): metrics with prefixes.
+        prefix (`str`): that of the set.
+        names (`Mapping[str, str]`): see [`corpus_names`].
+        genders (`Collection[str]`): genders of the set, whose metrics hide those of a corpus of the same name.
+    """
+    start = f"{prefix}_emotion_uar_"
+    renamed = {
+        start + simplified(old): start + simplified(new) for old, new in names.items() if simplified(old) not in genders
+    }
+    return {renamed.get(name, name): value for name, value in metrics.items()}
 
 
 def environment(device: torch.device) -> dict[str, str]:
@@ -160,6 +218,7 @@ def given_settings(argv: Sequence[str]) -> dict[str, Any]:
     for item in argv:
         if item.startswith("--"):
             name, equals, value = item.removeprefix("--").partition("=")
+            name = name.replace("-", "_")  # an option has both spellings
             flags[name] = [value] if equals else []
         else:
             flags[name].append(item)
@@ -175,6 +234,10 @@ def _public(name: str, value: Any) -> Any:
     if not isinstance(value, str) or name in LABEL_SETTINGS or (name in HUB_NAMES and _is_on_hub(value)):
         return value
     return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
+
+
+def _folder_name(file: str) -> str:
+    return os.path.basename(os.path.dirname(os.path.abspath(file)))
 
 
 def _is_on_hub(name: str) -> bool:

@@ -1,7 +1,7 @@
 """A Trainer whose loss doesn't depend on how a batch is cut, and that evaluates whole clips on all four tasks."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -230,11 +230,14 @@ class SerMtlTrainer(Trainer):
         token: str | None = None,
         revision: str | None = None,
         private: bool | None = None,
-        **kwargs: Any,
+        license: str | None = None,
+        language: Sequence[str] = (),
+        dataset_names: Sequence[str] = (),
+        tag: str | None = None,
     ) -> CommitInfo | None:
         """
-        As in `Trainer`, but one commit with all that [`~hub.push.publish`] names, and `blocking` always. None on other
-        ranks than the first.
+        As in `Trainer`, but one commit with all that [`~hub.push.publish`] names, whose arguments the last four are,
+        and `blocking` always. None on other ranks than the first.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         output_dir = Path(str(self.args.output_dir))
@@ -247,7 +250,11 @@ class SerMtlTrainer(Trainer):
             drop_speaker_prototypes=self.args.drop_speaker_prototypes,
             private=self.args.hub_private_repo if private is None else private,
             revision=revision or self.args.hub_revision,
+            tag=tag,
             commit_message=commit_message or "End of training",
+            license=license,
+            language=language,
+            dataset_names=dataset_names,
             token=token or self.args.hub_token,
         )
 

@@ -22,14 +22,14 @@ tags:
 - ser_mtl
 widget:
 - src: widget/16\.wav
-  example_title: '16'
+  example_title: 16\.wav
   output:
   - label: (anger|sadness)
     score: [\d.e+-]+
   - label: (anger|sadness)
     score: [\d.e+-]+
 - src: widget/17\.wav
-  example_title: '17'
+  example_title: 17\.wav
   output:
   - label: (anger|sadness)
     score: [\d.e+-]+
@@ -42,7 +42,7 @@ model-index:
       type: audio-classification
       name: Audio classification
     dataset:
-      name: Corpus A, b
+      name: Corpus A, test
       type: org/speech
       split: test
     metrics:
@@ -71,7 +71,7 @@ model-index:
       type: speaker-verification
       name: Speaker verification
     dataset:
-      name: Corpus A, b
+      name: Corpus A, test
       type: org/speech
       split: test
     metrics:
@@ -85,7 +85,7 @@ model-index:
       type: automatic-speech-recognition
       name: Automatic speech recognition
     dataset:
-      name: Corpus A, b
+      name: Corpus A, test
       type: org/speech
       split: test
     metrics:
@@ -99,7 +99,7 @@ model-index:
       type: audio-classification
       name: Audio classification
     dataset:
-      name: corpus
+      name: validation
       type: org/speech
       split: validation
     metrics:
@@ -128,7 +128,7 @@ model-index:
       type: speaker-verification
       name: Speaker verification
     dataset:
-      name: corpus
+      name: validation
       type: org/speech
       split: validation
     metrics:
@@ -142,7 +142,7 @@ model-index:
       type: automatic-speech-recognition
       name: Automatic speech recognition
     dataset:
-      name: corpus
+      name: validation
       type: org/speech
       split: validation
     metrics:
@@ -168,7 +168,7 @@ A wav2vec2 encoder, trained from scratch on all tasks at once; every task weighs
 ## Use
 
 ```bash
-pip install transformers torch soundfile soxr
+pip install "transformers>=5\.17" torch soundfile soxr
 ```
 
 Emotion:
@@ -206,12 +206,12 @@ print\(\(first @ second\)\.item\(\)\)  # 1: same voice; choose the threshold on 
 
 ## Samples
 
-The hosted inference of the Hub does not run custom code\. The scores beside the samples on this page are this model's own, computed when its training ended\.
+The hosted inference of the Hub does not run custom code\. The scores beside the samples on this page were computed by this model\.
 
 \| sample \| likeliest emotion \| score \|
 \| --- \| --- \| --- \|
-\| \[16\]\(widget/16\.wav\) \| (anger|sadness) \| \d+\.\d{3} \|
-\| \[17\]\(widget/17\.wav\) \| (anger|sadness) \| \d+\.\d{3} \|
+\| \[16\.wav\]\(widget/16\.wav\) \| (anger|sadness) \| \d+\.\d{3} \|
+\| \[17\.wav\]\(widget/17\.wav\) \| (anger|sadness) \| \d+\.\d{3} \|
 
 ## Results on the test set
 
@@ -241,8 +241,8 @@ The hosted inference of the Hub does not run custom code\. The scores beside the
 
 \| corpus \| emotion UAR \| clips \|
 \| --- \| --- \| --- \|
-\| b \| \d+\.\d{3} \| 4 \|
 \| corpus\\_a \| \d+\.\d{3} \| 4 \|
+\| test \| \d+\.\d{3} \| 4 \|
 
 ## Results on the validation set
 
@@ -276,9 +276,9 @@ The columns of the tasks count the clips that have a label for it\. Training cli
 
 \| set \| corpora \| clips \| hours \| known speakers \| emotion \| gender \| speaker \| asr \|
 \| --- \| --- \| --- \| --- \| --- \| --- \| --- \| --- \| --- \|
-\| train \| corpus \| 8 \| 0\.00 \| 2 \| 8 \| 8 \| 8 \| 8 \|
-\| validation \| corpus \| 8 \| 0\.00 \| 2 \| 8 \| 8 \| 8 \| 8 \|
-\| test \| Corpus A, b \| 8 \| 0\.00 \| 4 \| 8 \| 8 \| 8 \| 8 \|
+\| train \| train \| 8 \| 0\.00 \| 2 \| 8 \| 8 \| 8 \| 8 \|
+\| validation \| validation \| 8 \| 0\.00 \| 2 \| 8 \| 8 \| 8 \| 8 \|
+\| test \| Corpus A, test \| 8 \| 0\.00 \| 4 \| 8 \| 8 \| 8 \| 8 \|
 
 \| hyper-parameter \| value \|
 \| --- \| --- \|

@@ -351,6 +351,13 @@ class HubDouble:
         repository.tags[tag] = oid
         return Answer()
 
+    def _create_branch(self, request: Request, repo_id: str, revision: str) -> Answer:
+        repository = self._repository(request, repo_id, write=True)
+        if revision in repository.branches:
+            raise HubError(409, f"Reference already exists: {revision}")
+        repository.branches[revision] = repository.commit_at(request.json().get("startingPoint", "main")).oid
+        return Answer()
+
     def _delete_tag(self, request: Request, repo_id: str, revision: str) -> Answer:
         if self._repository(request, repo_id, write=True).tags.pop(revision, None) is None:
             raise HubError(404, f"Tag {revision} doesn't exist", "RevisionNotFound")
@@ -391,6 +398,7 @@ class HubDouble:
         ("GET", rf"/api/models/{_REPO}/refs", "refs", _refs),
         ("POST", rf"/api/models/{_REPO}/tag/{_REVISION}", "tag", _create_tag),
         ("DELETE", rf"/api/models/{_REPO}/tag/{_REVISION}", "tag", _delete_tag),
+        ("POST", rf"/api/models/{_REPO}/branch/{_REVISION}", "branch", _create_branch),
         ("HEAD GET", rf"/{_REPO}/resolve/{_REVISION}/{_PATH}", "resolve", _resolve),
     )
 

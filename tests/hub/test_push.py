@@ -9,12 +9,17 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from safetensors.torch import load_file
+from huggingface_hub import CommitOperationAdd
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, Wav2Vec2FeatureExtractor
 
+import run_ser_mtl
 from modeling_ser_mtl import SerMtlModel, SerMtlProcessor, cli
 from modeling_ser_mtl.data.audio import load_audio
 from modeling_ser_mtl.data.errors import InputError
 from modeling_ser_mtl.hub.push import publish
+from modeling_ser_mtl.training.arguments import SerMtlTrainingArguments
+from modeling_ser_mtl.training.trainer import SerMtlTrainer
 
 from .hub_double import FOREVER, INITIAL_FILES, HubDouble
 
@@ -81,13 +86,16 @@ def test_a_push_is_one_commit_of_weights_code_processor_card_handler_and_results
     assert [entry.oid for entry in hub.commits(REPO)][1:] == [commit.oid]
     code = {f"{name}_ser_mtl.py" for name in ("audio", "configuration", "losses", "modeling", "padding", "pipeline")}
     processor = {"processor_config.json", "tokenizer_config.json", "vocab.json", "processing_ser_mtl.py"}
-    results = {"run_facts.json", "train_results.json", "eval_results.json", "all_results.json"}
+    results = {"run_facts.json", "all_results.json"}
     model = {"model.safetensors", "config.json", "README.md", "handler.py", "requirements.txt"}
     assert files.keys() == code | processor | results | model | INITIAL_FILES.keys()
     config = json.loads(files["config.json"])
     assert config["auto_map"].keys() == {"AutoConfig", "AutoModel", "AutoModelForAudioClassification", "AutoProcessor"}
     assert config["custom_pipelines"].keys() == {"audio-classification", "speech-emotion-mtl"}
     assert f'"{REPO}"' in files["README.md"].decode()
+    metrics = json.loads(files["all_results.json"])
+    trained = json.loads((run_folder / "all_results.json").read_text())
+    assert metrics["eval_emotion_uar"] == trained["eval_emotion_uar"] and metrics["train_loss"] == trained["train_loss"]
 
 
 def test_a_process_without_the_package_predicts_the_same_online_and_from_its_cache(
@@ -152,20 +160,116 @@ def test_the_class_vectors_of_training_speakers_stay_at_home_unless_asked_for(hu
         assert (json.loads(hub.files(REPO)["config.json"])["num_speakers"] > 0) is keep
 
 
-def test_a_second_push_takes_away_what_the_first_one_had_and_leaves_the_users_own_files(hub, run_folder) -> None:
-    publish(run_folder, REPO, api=hub.api)
-    own, stale = ("notes.md", b"mine"), ("model-00001-of-00002.safetensors", b"old")
-    add = [huggingface_hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=text) for name, text in (own, stale)]
+def test_a_second_push_takes_away_what_the_first_one_had_and_leaves_the_users_own_files(
+    hub, run_folder, clips, tmp_path
+) -> None:
+    publish(run_folder, REPO, api=hub.api, widget_samples=[clips["audio"][0]])
+    assert "widget/00.wav" in hub.files(REPO)
+    own = {
+        "notes.md": b"1",
+        "experiments/old.safetensors": b"2",
+        "experiments/x_ser_mtl.py": b"3",
+        "widget/my.png": b"4",
+    }
+    stale = {"model-00001-of-00002.safetensors": b"5", "predict_results.json": b"{}"}
+    add = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=text) for name, text in (own | stale).items()]
     hub.api.create_commit(REPO, add, commit_message="mine")
     publish(run_folder, REPO, api=hub.api)
-    assert hub.files(REPO)["notes.md"] == b"mine" and stale[0] not in hub.files(REPO)
+    files = hub.files(REPO)
+    assert {name: files.get(name) for name in own} == own
+    assert files.keys().isdisjoint({*stale, "widget/00.wav"})
+
+
+def test_only_the_samples_of_the_facts_are_published(hub, run_folder, clips, tmp_path) -> None:
+    folder = shutil.copytree(run_folder, tmp_path / "run")
+    (folder / "widget").mkdir()
+    shutil.copy(clips["audio"][1], folder / "widget" / "private.wav")
+    publish(folder, REPO, api=hub.api)
+    assert not [name for name in hub.files(REPO) if name.startswith("widget/")]
+
+
+def test_no_private_path_is_published_of_a_run_from_a_local_encoder(hub, clips, plain_config, tmp_path) -> None:
+    home = tmp_path / "jane.doe"
+    home.mkdir()
+    clips.to_csv(home / "all.csv", index=False)
+    config = plain_config("wav2vec2-layer")
+    AutoModel.from_config(config.backbone_config).save_pretrained(home / "encoder")
+    Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(home / "encoder")
+    argv = ["--model_name_or_path", home / "encoder", "--train_file", home / "all.csv", "--output_dir", home / "out"]
+    argv += ["--do_train", "--num_train_epochs", "1", "--use_cpu", "--disable_tqdm", "True"]
+    run_ser_mtl.main([str(word) for word in argv])
+    publish(home / "out", REPO, api=hub.api)
+    for name, content in hub.files(REPO).items():
+        assert b"jane.doe" not in content and str(tmp_path).encode() not in content, name
+
+
+def test_a_push_to_a_branch_leaves_the_main_one(hub, run_folder) -> None:
+    publish(run_folder, REPO, api=hub.api)
+    before = hub.files(REPO)
+    for _ in range(2):
+        publish(run_folder, REPO, revision="trial", drop_speaker_prototypes=False, api=hub.api)
+    assert hub.files(REPO) == before and hub.files(REPO, "trial")["model.safetensors"] != before["model.safetensors"]
+
+
+def test_a_tag_that_names_another_commit_is_told_after_the_commit_and_the_same_command_may_be_repeated(
+    hub, run_folder
+) -> None:
+    for _ in range(2):
+        publish(run_folder, REPO, tag="v1", api=hub.api)
+    with pytest.raises(InputError, match=f"{REPO}: published as commit .* without the tag v1 .*choose"):
+        publish(run_folder, REPO, tag="v1", license="mit", api=hub.api)
+    assert b"license: mit" in hub.files(REPO)["README.md"] and b"license: mit" not in hub.files(REPO, "v1")["README.md"]
+
+
+def damaged(folder: Path, kind: str) -> None:
+    weights = folder / "model.safetensors"
+    if kind == "head":
+        save_file({name: value for name, value in load_file(weights).items() if "classifier" not in name}, weights)
+    elif kind == "weights":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif kind == "vocabulary":
+        (folder / "vocab.json").unlink()
+    elif kind == "other":
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config["backbone_config"]))
+    else:
+        (folder / "config.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("head", "no weights for emotion_classifier"),
+        ("weights", "SafetensorError"),
+        ("vocabulary", "TypeError"),
+        ("other", "wav2vec2 model"),
+        ("nothing", "config.json"),
+    ],
+)
+def test_a_damaged_folder_is_refused_in_one_line_before_the_hub_is_asked(hub, run_folder, tmp_path, kind, says) -> None:
+    folder = shutil.copytree(run_folder, tmp_path / "run")
+    damaged(folder, kind)
+    with pytest.raises(InputError, match=f"{folder}: holds no whole model of this project .*{says}") as caught:
+        publish(folder, REPO, api=hub.api)
+    assert "\n" not in str(caught.value) and hub.requests == []
+
+
+def test_the_method_of_the_trainer_takes_what_the_card_needs(hub, logged_in, run_folder, tmp_path) -> None:
+    folder = shutil.copytree(run_folder, tmp_path / "run")
+    args = SerMtlTrainingArguments(output_dir=str(folder), use_cpu=True, hub_model_id=REPO)
+    trainer = SerMtlTrainer(SerMtlModel.from_pretrained(folder), args, SerMtlProcessor.from_pretrained(folder))
+    with pytest.raises(TypeError, match="finetuned_from"):
+        trainer.push_to_hub(finetuned_from="x")
+    trainer.push_to_hub("mine", license="mit", language=["de"], tag="v2")
+    assert hub.commits(REPO)[-1].title == "mine"
+    assert b"license: mit" in hub.files(REPO, "v2")["README.md"]
 
 
 def test_a_commit_by_someone_else_in_between_is_not_overwritten(hub, run_folder) -> None:
     class SlowClient(huggingface_hub.HfApi):
         def model_info(self, *args, **kwargs) -> huggingface_hub.ModelInfo:
             info = super().model_info(*args, **kwargs)
-            notes = huggingface_hub.CommitOperationAdd(path_in_repo="notes.md", path_or_fileobj=b"theirs")
+            notes = CommitOperationAdd(path_in_repo="notes.md", path_or_fileobj=b"theirs")
             hub.api.create_commit(REPO, [notes], commit_message="theirs")
             return info
 
@@ -214,9 +318,9 @@ def test_the_command_pushes_a_folder_and_fails_in_one_line(hub, logged_in, run_f
     assert hub.files(REPO, "v1.0") == hub.files(REPO)
     assert f"{hub.endpoint}/{REPO}" in capsys.readouterr().out
     for folder, repo, says in (
-        (tmp_path, REPO, "no config.json"),
+        (tmp_path, REPO, "config.json"),
         (run_folder, "not/a/name", "not/a/name"),
-        (run_folder, "someone/model", "someone/model"),
+        (run_folder, "someone/model", "hf auth login"),
     ):
         with pytest.raises(SystemExit) as exit_info:
             cli.main(["push", str(folder), repo])

@@ -19,6 +19,7 @@ SPLITS = st.builds(
     corpora=COUNTS,
     emotions=COUNTS,
     genders=COUNTS,
+    unknown_speakers=st.none() | st.integers(0),
 )
 SAMPLES = st.builds(
     WidgetSample,
@@ -30,6 +31,7 @@ FACTS = st.builds(
     RunFacts,
     name=TEXTS,
     splits=st.dictionaries(st.sampled_from(["train", "validation", "test"]), SPLITS),
+    metrics=st.dictionaries(TEXTS, st.floats(0, 1), max_size=3),
     license=st.none() | TEXTS,
     languages=st.lists(TEXTS, max_size=2),
     datasets=st.lists(TEXTS, max_size=2),
@@ -53,6 +55,12 @@ def test_a_folder_without_facts_is_one_line_that_says_which_folder_to_give(tmp_p
     with pytest.raises(InputError, match="output folder of a training run") as error:
         RunFacts.load(tmp_path)
     assert str(tmp_path / "run_facts.json") in str(error.value)
+
+
+def test_a_task_trained_if_a_training_clip_has_a_label_for_it():
+    split = SplitFacts(2, 1.0, 1, {"emotion": 2, "asr": 0}, {}, {}, {})
+    assert RunFacts("model", {"train": split}).trained(["emotion", "asr"]) == ["emotion"]
+    assert RunFacts("model", {"test": split}).trained(["emotion", "asr"]) == ["emotion", "asr"]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"splits": {}, "widget": []}', '{"splits": {}, "widget": [{}]}'])

@@ -49,9 +49,45 @@ def test_without_samples_there_is_no_folder(model, tmp_path):
     assert not (tmp_path / "model" / "widget").exists()
 
 
-def test_good_samples_are_titled_by_their_names(make_wav, tmp_path):
-    paths = [str(make_wav(tmp_path / name, 0.2)) for name in ("angry man.wav", "b.flac")]
-    assert check_widget_samples(paths, ["emotion"], 20) == {"angry man": paths[0], "b": paths[1]}
+def test_a_run_takes_the_samples_of_an_earlier_one_away_and_a_push_joins_them(model, make_wav, tmp_path):
+    folder = tmp_path / "model"
+    old, new, last = (str(make_wav(tmp_path / name, 0.2)) for name in ("old.wav", "new.wav", "last.wav"))
+
+    def published() -> list[str]:
+        return sorted(path.name for path in (folder / "widget").iterdir())
+
+    write_widget(folder, {"old": old}, replace=True)
+    write_widget(folder, {"new": new}, replace=True)
+    assert published() == ["new.wav"]
+    write_widget(folder, {"last": last})
+    assert published() == ["last.wav", "new.wav"]
+    # A sample may be one of those that are there.
+    write_widget(folder, {"new": str(folder / "widget" / "new.wav")}, replace=True)
+    assert published() == ["new.wav"]
+    write_widget(folder, {}, replace=True)
+    assert not (folder / "widget").exists()
+
+
+def test_two_samples_of_one_call_never_share_a_file(model, make_wav, tmp_path):
+    samples = {name: str(make_wav(tmp_path / name / "a.wav", 0.2 + 0.1 * i)) for i, name in enumerate("xyz")}
+    entries = write_widget(tmp_path / "model", samples)
+    assert [entry.src for entry in entries] == ["widget/a.wav", "widget/a-2.wav", "widget/a-3.wav"]
+    for entry, path in zip(entries, samples.values(), strict=True):
+        assert (tmp_path / "model" / entry.src).read_bytes() == Path(path).read_bytes()
+
+
+def test_good_samples_are_titled_by_their_published_names(make_wav, tmp_path):
+    paths = [str(make_wav(tmp_path / name, 0.2)) for name in ("angry man.wav", "b.flac", "b.wav")]
+    expected = {"angry-man.wav": paths[0], "b.flac": paths[1], "b.wav": paths[2]}
+    assert check_widget_samples(paths, ["emotion"], 20) == expected
+
+
+def test_samples_are_limited_together_with_those_that_the_model_has(make_wav, tmp_path):
+    paths = [str(make_wav(tmp_path / f"{index}.wav", 0.1)) for index in range(3)]
+    assert len(check_widget_samples(paths, ["emotion"], 20, already=5)) == 3
+    with pytest.raises(InputError, match="found 3 files beside the model's own 6; give 2 or fewer"):
+        check_widget_samples(paths, ["emotion"], 20, already=6)
+    assert check_widget_samples([], ["emotion"], 20, already=8) == {}
 
 
 def test_a_wrong_sample_is_one_line_that_names_it(make_wav, tmp_path):
@@ -66,7 +102,7 @@ def test_a_wrong_sample_is_one_line_that_names_it(make_wav, tmp_path):
         ([str(tmp_path / "notes.txt")], ["emotion"], ".wav or .flac"),
         ([str(tmp_path / "text.wav")], ["emotion"], "cannot be decoded"),
         ([str(tmp_path / "large.wav")], ["emotion"], "bytes"),
-        ([long], ["emotion"], "--max_seconds 2"),
+        ([long], ["emotion"], "3.0 s; at most 2 s are allowed"),
         ([good, other], ["emotion"], "rename one"),
         ([good] * 9, ["emotion"], "8 or fewer"),
         ([good], ["gender"], "no emotions"),
@@ -91,3 +127,4 @@ def test_the_synthetic_corpus_gives_one_clip_of_each_of_four_emotions():
         "disgust, synthetic voice w": "/corpus/6.flac",
         "fear, synthetic voice w": "/corpus/4.flac",
     }
+    assert len(synthetic_samples(table, already=6)) == 2 and synthetic_samples(table, already=8) == {}
