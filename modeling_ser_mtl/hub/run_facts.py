@@ -43,7 +43,7 @@ def check_card_options(
 
 
 def simplified(corpus: str) -> str:
-    """The name that `corpus` has in metrics."""
+    """The name that `corpus` has in metrics, in [a-z0-9_]: see [`~evaluation.metrics.compute_metrics`]."""
     return re.sub("[^a-z0-9]+", "_", corpus.lower())
 
 
