@@ -225,7 +225,7 @@ class SerMtlConfig(PretrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """As in transformers, without the place that the encoder was loaded from: it may be a private path."""
         values = super().to_dict()
-        values["backbone_config"].pop("_name_or_path", None)
+        values["backbone_config"]["_name_or_path"] = ""
         return values
 
     @property
