@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import pandas as pd
 import transformers
 from accelerate import PartialState
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
@@ -58,7 +57,8 @@ def run(
             do_predict=args.do_predict,
             emotion_labels=model_args.emotion_labels,
         )
-    labels, tables = label_names(model_args, config, {name: split.table for name, split in splits.items()})
+    tables = {name: split.table for name, split in splits.items()}
+    labels = label_names(model_args, config, tables)
     if data_args.submission_file is not None:
         if not args.do_predict or "emotion" not in config.tasks:
             raise InputError("--submission_file: needs --do_predict and a model of the task emotion")
@@ -128,9 +128,8 @@ def run(
         if trainer.is_world_process_zero():
             if name == "test" or not args.do_predict:
                 path = output_dir / "predictions.csv"
-                write_predictions(path, tables[name], predictions, labels.emotion, labels.gender)
+                written = write_predictions(path, tables[name], predictions, labels.emotion, labels.gender)
                 if name == "test" and data_args.submission_file is not None:
-                    written = pd.read_csv(path, usecols=["audio", "emotion"], dtype=str, keep_default_na=False)
                     write_submission(data_args.submission_file, written)
             speakers = tables[name]["speaker"]
             title = f"{name} set: {len(speakers)} clips of {speakers[speakers != ''].nunique()} known speakers"

@@ -1,6 +1,7 @@
 import json
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -13,6 +14,17 @@ import torch
 from modeling_ser_mtl import SerMtlConfig, SerMtlProcessor
 from modeling_ser_mtl.training.arguments import ModelArguments
 from modeling_ser_mtl.training.builders import build_processor
+
+BLOCK_THE_PACKAGE = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("modeling_ser_mtl", "run_ser_mtl"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Blocked())
+"""
 
 torch.set_num_threads(1)  # tiny models only wait for each other's threads
 
@@ -214,6 +226,12 @@ def plain_config() -> Callable[..., SerMtlConfig]:
 def make_processor() -> Callable[[SerMtlConfig], SerMtlProcessor]:
     """The processor that a new model of this configuration gets, with the characters a to z and the apostrophe."""
     return lambda config: build_processor(ModelArguments(), config, None)
+
+
+@pytest.fixture(scope="session")
+def without_package() -> Callable[[str], list[str]]:
+    """The command that runs Python code in a process which can import neither this package nor its script."""
+    return lambda code: [sys.executable, "-P", "-c", BLOCK_THE_PACKAGE + code]
 
 
 @pytest.fixture

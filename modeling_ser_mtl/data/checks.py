@@ -15,7 +15,7 @@ import soundfile
 from tqdm.auto import tqdm
 
 from .audio import MIN_SAMPLES, SAMPLING_RATE
-from .errors import InputError
+from .errors import InputError, one_line
 from .text import normalize_transcript
 
 logger = logging.getLogger(__name__)
@@ -342,5 +342,5 @@ def _inspect(path: str) -> tuple[str, str, float]:
                 return "not-finite", "has NaN or infinite samples; export it again or drop it", seconds
             return "", "", seconds
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless .raw file
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         return "undecodable", f"cannot be decoded as audio ({reason}); convert it to WAV or FLAC", 0.0

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from .errors import InputError
+from .errors import InputError, one_line
 
 STANDARD = "standard"
 MAP_SUFFIXES = (".yaml", ".yml", ".json")
@@ -120,7 +120,7 @@ def _read_file(path: str) -> list[tuple[str, str]]:
         # Every scalar is a string to this loader: "no", 1 and 01 are names; and JSON is YAML.
         content = yaml.load(Path(path).read_text(encoding="utf-8-sig"), Loader=yaml.BaseLoader)
     except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(f"--emotion_map {path}: could not be read as YAML or JSON ({reason})") from error
     if not isinstance(content, dict) or not content:
         raise InputError(f"--emotion_map {path}: found no names; give lines such as `angry: anger`")

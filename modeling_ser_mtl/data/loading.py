@@ -11,7 +11,7 @@ import pandas as pd
 from datasets import Audio, Dataset, DatasetDict, load_dataset
 
 from .audio import scan_audio
-from .errors import InputError
+from .errors import InputError, one_line
 from .manifest import LABEL_COLUMNS, add_speakers, read_manifests
 from .scan_cache import ScanCache
 from .splits import check_disjoint_speakers, group_folds, hold_out_speakers, speaker_folds, stratified_speaker_folds
@@ -127,9 +127,7 @@ def load_dataset_splits(name: str, config: str | None, required: Sequence[str]) 
     try:
         loaded = load_dataset(name, config)
     except Exception as error:  # datasets raises many types; the user needs the one line
-        raise InputError(
-            f"--dataset_name {name}: could not be loaded ({' '.join(str(error).split())[:300]})"
-        ) from error
+        raise InputError(f"--dataset_name {name}: could not be loaded ({one_line(error)})") from error
     if not isinstance(loaded, DatasetDict):
         loaded = DatasetDict({"train": loaded})
     splits = {}

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from .checks import Fault, find_audio_faults, find_faults, raise_or_warn
-from .errors import InputError
+from .errors import InputError, one_line
 
 LABEL_COLUMNS = ("emotion", "gender", "speaker_id", "text")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -222,7 +222,7 @@ def _read_table(path: str) -> tuple[pd.DataFrame, list[int], list[Fault]]:
                 return _read_jsonl(path, file)
             return _read_delimited(path, file, "\t" if suffix == ".tsv" else ",")
     except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         message = f"could not be read as {suffix[1:].upper()} ({reason}); save it again"
         return pd.DataFrame(), [], [Fault(path, "unreadable-file", [], message)]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from .corpora.msp_podcast import CODES
-from .errors import InputError
+from .errors import InputError, one_line
 from .manifest import read_manifest
 
 HEADER = ["FileName", "EmoClass"]
@@ -152,7 +152,7 @@ def _read_records(path: str | os.PathLike) -> list[tuple[int, list[str]]]:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; give the CSV that --submission_file wrote") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: could not be read as CSV ({' '.join(str(error).split())})") from error
+        raise InputError(f"{path}: could not be read as CSV ({one_line(error)})") from error
     if not records:
         raise InputError(f"{path}: the submission is empty; it begins with {','.join(HEADER)}")
     return records

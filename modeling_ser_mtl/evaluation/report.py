@@ -68,10 +68,11 @@ def write_predictions(
     predictions: Predictions,
     emotion_labels: Sequence[str],
     gender_labels: Sequence[str],
-) -> None:
+) -> pd.DataFrame:
     """
     Writes one CSV row per clip: `audio`; `emotion`, `emotion_score` and `p_<class>` (probabilities); `gender`; `text`
     (decoded); then the manifest's other columns as `true_<name>`. Columns of tasks that the model lacks are left out.
+    Returns what it wrote.
 
     Args:
         path (`str` or `Path`): the CSV file to write.
@@ -96,4 +97,6 @@ def write_predictions(
         columns["text"] = predictions.transcripts
     own = [name for name in table.columns if name != "audio" and name not in INTERNAL_COLUMNS]
     columns |= {f"true_{name}": table[name].to_numpy() for name in own}
-    pd.DataFrame(columns).to_csv(path, index=False, float_format="%.6f")
+    written = pd.DataFrame(columns)
+    written.to_csv(path, index=False, float_format="%.6f")
+    return written

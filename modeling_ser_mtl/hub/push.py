@@ -16,7 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 
 from ..configuration_ser_mtl import SerMtlConfig
-from ..data.errors import InputError
+from ..data.errors import InputError, one_line
 from ..modeling_ser_mtl import SerMtlModel
 from ..processing_ser_mtl import SerMtlProcessor
 from . import handler
@@ -79,7 +79,7 @@ def publish(
         validate_repo_id(repo_id)
         check_card_options(license, language, dataset_names)
     except ValueError as error:
-        raise InputError(_one_line(error)) from error
+        raise InputError(one_line(error)) from error
     with tempfile.TemporaryDirectory() as temporary:
         staging = Path(temporary, "new")
         config = collect_files(folder, staging, drop_speaker_prototypes)
@@ -112,7 +112,8 @@ def publish(
                 token=token,
             )
         except (HTTPError, OSError, RuntimeError, ValueError) as error:
-            raise InputError(f"{repo_id}: not published ({_one_line(error)}); {_advice(error)}") from error
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise InputError(f"{repo_id}: not published ({reason}); {_advice(error)}") from error
     if tag is not None:
         try:
             tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id, token=token).tags}
@@ -120,7 +121,7 @@ def publish(
                 api.create_tag(repo_id, tag=tag, revision=commit.oid, token=token)
         except (HTTPError, OSError) as error:
             raise InputError(
-                f"{repo_id}: published as commit {commit.oid}, but without the tag {tag} ({_one_line(error)}); choose "
+                f"{repo_id}: published as commit {commit.oid}, but without the tag {tag} ({one_line(error)}); choose "
                 "another --tag, or delete that one first"
             ) from error
     return commit
@@ -145,8 +146,9 @@ def collect_files(folder: str | Path, target: str | Path, drop_speaker_prototype
             raise ValueError(f"no weights for {', '.join(sorted(info['missing_keys']))}")
         processor = SerMtlProcessor.from_pretrained(folder)
     except (OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
         raise InputError(
-            f"{folder}: holds no whole model of this project ({_one_line(error)}); give the output folder of a training"
+            f"{folder}: holds no whole model of this project ({reason}); give the output folder of a training"
         ) from error
     if drop_speaker_prototypes and model.speaker_prototypes is not None:
         model.speaker_prototypes, model.config.num_speakers = None, 0
@@ -161,6 +163,8 @@ def collect_files(folder: str | Path, target: str | Path, drop_speaker_prototype
         (target / RESULTS_FILE).write_text(json.dumps(facts.metrics, indent=4) + "\n", encoding="utf-8")
     # Only the samples that were meant to be published, whatever else lies there.
     for name in sorted(_samples_of(target)):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name}: no such file, though {FACTS_FILE} lists it as a sample; put it back")
         (target / WIDGET_FOLDER).mkdir(exist_ok=True)
         shutil.copyfile(folder / name, target / name)
     return model.config
@@ -186,10 +190,6 @@ def _operations(
         managed = "/" not in name and any(fnmatch(name, pattern) for pattern in MANAGED)
         if name not in new and (managed or name in old_samples):
             yield CommitOperationDelete(path_in_repo=name)
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _advice(error: Exception) -> str:

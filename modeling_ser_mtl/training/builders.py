@@ -27,7 +27,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from ..configuration_ser_mtl import FUSIONS, TASKS, SerMtlConfig
 from ..data.audio import SAMPLING_RATE, load_audio
 from ..data.dataset import LabelNames, SpeechDataset
-from ..data.errors import InputError
+from ..data.errors import InputError, one_line
 from ..data.text import build_vocabulary
 from ..modeling_ser_mtl import SerMtlModel, backbone_class
 from ..processing_ser_mtl import LogMelFeatureExtractor, SerMtlProcessor
@@ -105,7 +105,7 @@ def load_config(args: ModelArguments) -> SerMtlConfig:
         config = SerMtlConfig(**(values | overrides))
         backbone_class(config)
     except (ValueError, TypeError) as error:
-        raise InputError(_one_line(error)) from error
+        raise InputError(one_line(error)) from error
     backbone = config.backbone_config
     is_whisper = backbone.model_type == "whisper"
     if args.layerdrop is not None:
@@ -137,7 +137,7 @@ def _load_source(args: ModelArguments) -> PretrainedConfig:
     try:
         return CONFIG_MAPPING[model_type](**values)
     except (ValueError, TypeError, StrictDataclassError) as error:
-        raise InputError(f"--config_name {path}: {_one_line(error)}") from error
+        raise InputError(f"--config_name {path}: {one_line(error)}") from error
 
 
 def _from_pretrained(auto_class: Any, args: ModelArguments, **kwargs: Any) -> Any:
@@ -148,7 +148,7 @@ def _from_pretrained(auto_class: Any, args: ModelArguments, **kwargs: Any) -> An
         reason = "its weights are no plain pickle of tensors (code in one is never run); give safetensors"
         raise InputError(f"--model_name_or_path {args.model_name_or_path}: {reason}") from error
     except (OSError, ValueError, RuntimeError, StrictDataclassError, SafetensorError) as error:
-        reason = _one_line(error)
+        reason = one_line(error)
         raise InputError(f"--model_name_or_path {args.model_name_or_path}: could not be loaded ({reason})") from error
 
 
@@ -157,10 +157,6 @@ def _source(args: ModelArguments) -> str:
     if args.model_name_or_path is not None:
         return f"--model_name_or_path {args.model_name_or_path}"
     return f"--config_name {args.config_name}"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def is_checkpoint(args: ModelArguments, config: PretrainedConfig) -> bool:
@@ -301,7 +297,7 @@ def build_model(
         try:
             model = SerMtlModel(config)
         except ValueError as error:
-            raise InputError(f"{_source(args)}: {_one_line(error)}") from error
+            raise InputError(f"{_source(args)}: {one_line(error)}") from error
         if class_counts is None:
             heads = {name.split(".")[0] for name, _ in model.named_parameters()} - {"backbone", *LOSS_WEIGHTS}
             _report_missing(args, sorted(heads), trains=False)

@@ -8,7 +8,7 @@ import pandas as pd
 from ..configuration_ser_mtl import SerMtlConfig
 from ..data.dataset import LabelNames
 from ..data.errors import InputError
-from ..data.manifest import check_labels, clear_labels_outside
+from ..data.manifest import check_labels
 from .arguments import ModelArguments, SerMtlTrainingArguments
 from .builders import is_checkpoint
 
@@ -24,11 +24,9 @@ BEST_METRIC = {
 }
 
 
-def label_names(
-    args: ModelArguments, config: SerMtlConfig, tables: dict[str, pd.DataFrame]
-) -> tuple[LabelNames, dict[str, pd.DataFrame]]:
+def label_names(args: ModelArguments, config: SerMtlConfig, tables: dict[str, pd.DataFrame]) -> LabelNames:
     """
-    The classes, and the tables with emotion labels outside `--emotion_labels` emptied.
+    The classes of a run.
 
     Emotions are those named, those of the checkpoint, or those in the data, sorted; speakers are those that train.
 
@@ -46,8 +44,6 @@ def label_names(
     emotions = config.emotion_labels
     if "emotion" in tasks and not continues:
         emotions = args.emotion_labels or sorted(set().union(*(table["emotion"] for table in tables.values())) - {""})
-    if args.emotion_labels is not None:
-        tables = {name: clear_labels_outside(table, "emotion", args.emotion_labels) for name, table in tables.items()}
     for table in tables.values():
         if "emotion" in tasks:
             option = (
@@ -66,7 +62,7 @@ def label_names(
                 f"{tables['train']['manifest'].iloc[0]}: training needs clips of at least two emotions, found {found}; "
                 "check the `emotion` column and --emotion_labels, or leave the task out with --tasks"
             )
-    return LabelNames(list(emotions), list(genders), speakers), tables
+    return LabelNames(list(emotions), list(genders), speakers)
 
 
 def warn_about_labels(tables: dict[str, pd.DataFrame], tasks: Sequence[str], labels: LabelNames) -> None:

@@ -10,7 +10,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from ..configuration_ser_mtl import TASKS
-from ..data.errors import InputError
+from ..data.errors import InputError, one_line
 from .arguments import (
     FINE_TUNING_DEFAULTS,
     FROM_SCRATCH_DEFAULTS,
@@ -79,7 +79,7 @@ def parse_arguments(
     except (ValueError, TypeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(" ".join(str(error).split())) from error
+        raise InputError(one_line(error)) from error
 
 
 def parse_task_weights(items: Sequence[str] | None) -> dict[str, float] | None:
@@ -116,7 +116,7 @@ def _read_file(path: str) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
         values = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
     except (UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: could not be read ({' '.join(str(error).split())})") from error
+        raise InputError(f"{path}: could not be read ({one_line(error)})") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: found {type(values).__name__}; a settings file maps option names to values")
     return values

@@ -18,7 +18,7 @@ from transformers.training_args import ParallelMode
 
 from ..configuration_ser_mtl import SerMtlConfig
 from ..data.dataset import SpeechDataset
-from ..data.errors import InputError
+from ..data.errors import InputError, one_line
 from ..data.samplers import ClassAwareSampler, SeededLengthGroupedSampler
 from ..evaluation.metrics import Predictions, compute_metrics, embedding_similarity
 from ..evaluation.verification import Trials
@@ -221,7 +221,7 @@ class SerMtlTrainer(Trainer):
         try:
             super().init_hf_repo(*args, **kwargs)
         except (HTTPError, OSError, ValueError) as error:
-            raise InputError(f"--push_to_hub: {' '.join(str(error).split())[:300]}") from error
+            raise InputError(f"--push_to_hub: {one_line(error)}") from error
 
     def push_to_hub(
         self,

@@ -35,13 +35,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("modeling_ser_mtl", "run_ser_mtl"):
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Blocked())
-
 import torch
 
 torch.set_num_threads(1)
@@ -106,10 +99,10 @@ def folder(listener, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ask(folder) -> Iterator[Ask]:
+def ask(folder, without_package) -> Iterator[Ask]:
     """Posts a request to the served model and gives status and answer."""
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", SERVER],
+        without_package(SERVER),
         cwd=folder.parent,
         env=os.environ | {"HF_HOME": str(folder.parent / "home"), "HF_HUB_OFFLINE": "1"},
         stdout=subprocess.PIPE,

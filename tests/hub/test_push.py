@@ -28,13 +28,6 @@ REPO = "tester/model"
 SCRIPT = """
 import sys
 
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("modeling_ser_mtl", "run_ser_mtl"):
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Blocked())
-
 import json
 import logging
 import soundfile
@@ -67,10 +60,10 @@ print(json.dumps(found))
 """
 
 
-def load_elsewhere(hub: HubDouble, home: Path, clip: str, revision: str = "main", **environment: str) -> dict:
-    """What a process without the package finds under the name of the repository."""
+def load_elsewhere(command: list[str], hub: HubDouble, home: Path, clip: str, **environment: str) -> dict:
+    """What a process without the package finds under the name of the repository, at the tag v1."""
     process = subprocess.run(
-        [sys.executable, "-P", "-c", SCRIPT, REPO, clip, revision],
+        [*command, REPO, clip, "v1"],
         cwd=home,
         env=hub.environment(home) | environment,
         capture_output=True,
@@ -99,11 +92,11 @@ def test_a_push_is_one_commit_of_weights_code_processor_card_handler_and_results
 
 
 def test_a_process_without_the_package_predicts_the_same_online_and_from_its_cache(
-    hub, run_folder, clips, tmp_path
+    hub, run_folder, clips, without_package, tmp_path
 ) -> None:
     publish(run_folder, REPO, api=hub.api, tag="v1")
     clip = clips["audio"][0]
-    found = load_elsewhere(hub, tmp_path, clip, revision="v1")
+    found = load_elsewhere(without_package(SCRIPT), hub, tmp_path, clip)
     assert found["modules"] == [] and found["warnings"] == []
 
     model = SerMtlModel.from_pretrained(run_folder).eval()
@@ -118,7 +111,7 @@ def test_a_process_without_the_package_predicts_the_same_online_and_from_its_cac
         assert {entry["label"]: entry["score"] for entry in emotions} == pytest.approx(scores, abs=1e-5)
 
     requests = len(hub.requests)
-    assert load_elsewhere(hub, tmp_path, clip, revision="v1", HF_HUB_OFFLINE="1") == found
+    assert load_elsewhere(without_package(SCRIPT), hub, tmp_path, clip, HF_HUB_OFFLINE="1") == found
     assert len(hub.requests) == requests
 
 

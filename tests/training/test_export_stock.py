@@ -4,7 +4,6 @@ import json
 import os
 import runpy
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,13 +44,6 @@ CLASSES = {
 }
 SCRIPT = """
 import sys
-
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("modeling_ser_mtl", "run_ser_mtl"):
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Blocked())
 
 import json
 import numpy as np
@@ -135,12 +127,12 @@ def exports(tmp_path_factory, save_model, voices) -> dict[str, SimpleNamespace]:
 
 
 @pytest.fixture(scope="module")
-def answers(exports, voices, tmp_path_factory) -> dict[str, dict]:
+def answers(exports, voices, without_package, tmp_path_factory) -> dict[str, dict]:
     """What a process that cannot import this package gets from plain pipelines, by model: class and scores."""
     folder = tmp_path_factory.mktemp("elsewhere")
     np.savez(folder / "clips.npz", **voices.waveforms)
     process = subprocess.run(
-        [sys.executable, "-I", "-c", SCRIPT, "clips.npz", *(str(export.twin) for export in exports.values())],
+        [*without_package(SCRIPT), "clips.npz", *(str(export.twin) for export in exports.values())],
         cwd=folder,
         env=os.environ | {"HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"},
         capture_output=True,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..manifest import LABEL_COLUMNS
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus")
@@ -199,7 +199,7 @@ def read_table(path: Path, columns: Mapping[str, str], delimiter: str = ",") -> 
     try:
         table = pd.read_csv(path, sep=delimiter, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(f"{path}: could not be read ({reason}); take the file as released") from error
     table.columns = table.columns.str.strip()
     absent = [column for column in columns if column not in table]
