@@ -111,7 +111,8 @@ def stratified_speaker_folds(
 ) -> tuple[np.ndarray, np.ndarray]:
     """
     One fold of speaker-independent cross-validation where each fold has about the same share of every emotion, as far
-    as whole speakers allow: `StratifiedGroupKFold` of scikit-learn, whatever the order of the rows.
+    as whole speakers allow: `StratifiedGroupKFold` of scikit-learn, whatever the order of the rows. A fold that it leaves
+    empty, as it may with speakers of very different sizes, gets a speaker of the one with the most.
 
     Args:
         table (`pd.DataFrame`), num_folds (`int`), fold (`int`): As in [`speaker_folds`].
@@ -132,8 +133,13 @@ def stratified_speaker_folds(
     with warnings.catch_warnings():
         # That some emotion has fewer clips than there are folds is "as far as speakers allow".
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
-        tests = [test for _, test in cut.split(clips, clips["emotion"], clips["speaker"])]
-    return _split_where(table["speaker"].isin(clips["speaker"].iloc[tests[fold]]))
+        folds = [
+            sorted(clips["speaker"].iloc[test].unique())
+            for _, test in cut.split(clips, clips["emotion"], clips["speaker"])
+        ]
+    for empty in [speakers for speakers in folds if not speakers]:
+        empty.append(max(folds, key=len).pop())
+    return _split_where(table["speaker"].isin(folds[fold]))
 
 
 def group_folds(table: pd.DataFrame, column: str, fold: int) -> tuple[np.ndarray, np.ndarray]:

@@ -227,6 +227,9 @@ def test_an_emotion_of_a_single_speaker_trains() -> None:
 
 
 @given(counts=any_emotions, num_folds=st.integers(2, 9), seed=st.integers(0, 99))
+@example(  # scikit-learn leaves a fold empty here
+    counts=[{"": 2}, {"": 3}, {"": 1, "anger": 1, "fear": 3}, {"anger": 1, "fear": 1}, {"joy": 1}], num_folds=5, seed=0
+)
 @settings(max_examples=40, deadline=None)
 def test_stratified_folds_test_each_clip_once_and_every_fold_has_whole_speakers(counts, num_folds, seed) -> None:
     table = make_emotional_table(counts)
