@@ -12,10 +12,14 @@ from .data.corpora import prepare
 from .data.errors import InputError
 from .evaluation import describe
 from .hub import push
-from .training import export_stock
+from .training import cross_validation, export_stock
 
 COMMANDS = {
     "train": (run_ser_mtl.main, "train, evaluate, predict and save: ser-mtl train SETTINGS.yaml --option value ..."),
+    "cross-validate": (
+        cross_validation.main,
+        "train and test every fold: ser-mtl cross-validate SETTINGS.yaml --output_dir DIR --option value ...",
+    ),
     "prepare": (prepare.main, "write the manifest of a known corpus: ser-mtl prepare NAME FOLDER --output FILE"),
     "describe": (describe.main, "count and judge manifests: ser-mtl describe MANIFEST ... --figure FILE.svg"),
     "check-submission": (submission.main, "check a submission: ser-mtl check-submission FILE MANIFEST"),

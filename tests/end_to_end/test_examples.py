@@ -76,16 +76,12 @@ def test_the_tiny_wav2vec2_backbone_trains_from_waveforms(corpora, run_recipe, t
     assert "predict_emotion_uar" in metrics
 
 
-def test_the_summary_of_folds_gives_their_mean(tmp_path) -> None:
-    for fold, uar in enumerate((0.4, 0.6)):
-        (tmp_path / f"fold-{fold}").mkdir()
-        (tmp_path / f"fold-{fold}" / "all_results.json").write_text(json.dumps({"predict_emotion_uar": uar}))
-    script = [sys.executable, str(ROOT / "examples" / "summarize_folds.py")]
-    result = subprocess.run(
-        [*script, *sorted(map(str, tmp_path.iterdir()))], capture_output=True, text=True, check=True
-    )
-    mean = next(line for line in result.stdout.splitlines() if line.startswith("mean"))
-    assert float(mean.split()[1]) == 0.5
+def test_the_nemo_recipe_leaves_one_speaker_out(corpora, run_recipe, tmp_path) -> None:
+    manifest = shortened(corpora / "nemo", tmp_path / "nemo" / "manifest.csv", 6)
+    metrics = run_recipe("nemo.yaml", manifest, "--fold", "3")
+    predictions = pd.read_csv(tmp_path / "output" / "predictions.csv", dtype=str)
+    assert predictions["true_speaker_id"].nunique() == 1
+    assert "predict_emotion_uar" in metrics
 
 
 def test_every_command_of_the_readme_has_options_that_exist() -> None:
