@@ -160,6 +160,8 @@ class SerMtlTrainingArguments(TrainingArguments):
         head_learning_rate (`float`, *optional*): learning rate of everything but the backbone; `learning_rate` then
             belongs to the backbone. None: one learning rate for all.
         early_stopping_patience (`int`, *optional*): evaluations without a better metric after which training stops.
+        ema_decay (`float`): evaluate and save an exponential moving average of the weights, over about
+            `1 / (1 - ema_decay)` steps; in [0, 1), 0 keeps none. See [`~training.weight_average.WeightAverage`].
         class_aware_batches (`bool`): batches that hold two or more clips of every emotion in them, for SWFC; see
             [`~data.samplers.ClassAwareSampler`].
         swfc_memory_size (`int`): past embeddings that SWFC compares with beside the batch; 0 keeps none.
@@ -174,6 +176,10 @@ class SerMtlTrainingArguments(TrainingArguments):
     )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after that many evaluations without a better metric."}
+    )
+    ema_decay: float = field(
+        default=0.0,
+        metadata={"help": "Evaluate and save a moving average of the weights, e.g. .998; 0 keeps none."},
     )
     class_aware_batches: bool = field(
         default=False, metadata={"help": "Give every emotion in a batch at least two clips, for SWFC."}
@@ -214,6 +220,8 @@ class SerMtlTrainingArguments(TrainingArguments):
         for name in ("swfc_memory_size", "speaker_margin_warmup_steps", "task_gradient_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} {getattr(self, name)}: give 0 or more")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"--ema_decay {self.ema_decay}: give 0, or a number below 1 such as .998")
         if self.hub_strategy != "end":
             raise ValueError(f"--hub_strategy {self.hub_strategy}: only end, a whole model in one commit, is possible")
         if not self.do_train:  # no evaluation during training either, which would set do_eval and ask for its data

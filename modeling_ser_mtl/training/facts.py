@@ -42,6 +42,7 @@ HYPERPARAMETERS = (
     "bf16",
     "fp16",
     "seed",
+    "ema_decay",
     "class_aware_batches",
     "swfc_memory_size",
     "speaker_margin_warmup_steps",

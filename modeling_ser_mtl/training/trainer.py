@@ -31,6 +31,7 @@ from .callbacks import MEMORY_FILE, EmbeddingMemoryCallback
 from .gather import gather_with_gradient
 from .memory import EmbeddingMemory
 from .task_gradients import task_gradients
+from .weight_average import WeightAverage, WeightAverageCallback
 
 LABELS = {"emotion": "emotion_labels", "gender": "gender_labels", "speaker": "speaker_labels", "asr": "ctc_labels"}
 LOGGED_LOSSES = (*((task, task) for task in LABELS), ("swfc", "emotion"))
@@ -79,6 +80,9 @@ class SerMtlTrainer(Trainer):
         if args.swfc_memory_size and "emotion" in model.config.tasks:
             self.memory = EmbeddingMemory(args.swfc_memory_size, len(model.config.emotion_labels))
             self.add_callback(EmbeddingMemoryCallback(self.memory))
+        self._average = WeightAverageCallback(WeightAverage(args.ema_decay))
+        if args.ema_decay:
+            self.add_callback(self._average)
         # Of the current optimiser step: labelled clips a batch, and whether its gradients are to be logged.
         self._num_labelled: dict[str, Tensor] = {}
         self._logs_gradients = False
@@ -116,13 +120,17 @@ class SerMtlTrainer(Trainer):
         return super().create_optimizer(model)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
-        """As in `Trainer`; a checkpoint's embedding memory goes on too."""
+        """
+        As in `Trainer`; a checkpoint's embedding memory goes on too. With `args.ema_decay` the model ends with averaged
+        weights, which are also those that are evaluated and saved.
+        """
         self._task_losses.zero_()
         self._infeasible.zero_()
+        checkpoint = resume_from_checkpoint or None
+        if checkpoint is True:
+            checkpoint = get_last_checkpoint(self.args.output_dir)
+        self._average.checkpoint = cast(str | None, checkpoint)
         if self.memory is not None:
-            checkpoint = resume_from_checkpoint
-            if checkpoint is True:
-                checkpoint = get_last_checkpoint(self.args.output_dir)
             path = Path(checkpoint or "", MEMORY_FILE)
             saved = load_file(path, device=str(self.args.device)) if checkpoint and path.is_file() else {}
             self.memory.load_state_dict(saved)
@@ -196,6 +204,11 @@ class SerMtlTrainer(Trainer):
         if steps < 1:
             steps *= self.state.max_steps
         return margin * min(1.0, self.state.global_step / steps) if steps else margin
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in `Trainer`; in training with `args.ema_decay` the averaged weights."""
+        with self._average.average.applied(self.model):
+            super().save_model(output_dir, _internal_call)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """
@@ -316,7 +329,8 @@ class SerMtlTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """As in `Trainer`; `predictions` is a [`~evaluation.metrics.Predictions`] and the metrics are all of ours."""
-        output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
+        with self._average.average.applied(self.model):
+            output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
         config, dataset = self.accelerator.unwrap_model(self.model).config, cast(SpeechDataset, dataloader.dataset)
         kept, clip_index = cast(tuple[dict[str, np.ndarray], np.ndarray], (output.predictions, output.label_ids))
         predictions = whole_clips(kept, clip_index, dataset, self.processing_class)

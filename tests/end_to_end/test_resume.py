@@ -53,13 +53,18 @@ def truncate(output: Path, step: int) -> None:
             shutil.rmtree(path)
 
 
-STATEFUL = {"class_aware_batches": True, "swfc_memory_size": 6, "task_balancing": "uncertainty"}
+STATEFUL = {"ema_decay": 0.9, "class_aware_batches": True, "swfc_memory_size": 6, "task_balancing": "uncertainty"}
 
 
 @pytest.mark.parametrize(
     ("step", "more"),
     [(2, {}), (6, {}), (8, {}), (6, STATEFUL)],
-    ids=["in the first epoch", "in a later epoch", "at an epoch's end", "with a memory of embeddings"],
+    ids=[
+        "in the first epoch",
+        "in a later epoch",
+        "at an epoch's end",
+        "with averaged weights and a memory",
+    ],
 )
 def test_resuming_gives_the_weights_of_the_run_that_was_not_stopped(command, options, tmp_path, step, more) -> None:
     options |= more

@@ -7,8 +7,6 @@ import soundfile
 import torch
 
 from modeling_ser_mtl import TASKS, SerMtlModel
-from modeling_ser_mtl.data.collator import SerMtlCollator
-from modeling_ser_mtl.data.dataset import LabelNames, SpeechDataset
 from modeling_ser_mtl.data.errors import InputError
 from modeling_ser_mtl.evaluation.metrics import embedding_similarity
 from modeling_ser_mtl.losses_ser_mtl import swfc_loss
@@ -22,59 +20,12 @@ from modeling_ser_mtl.training.trainer import (
     whole_clips,
 )
 
+from .noise_clips import CLIPS, make_dataset
+
 BACKBONES = ("wav2vec2-layer", "wav2vec2-bert")
-LABELS = LabelNames(["anger", "joy", "neutral"], ["female", "male"], ["c/0", "c/1", "c/2", "c/3"])
-# One clip per row; "" is unknown.
-CLIPS = pd.DataFrame(
-    [
-        ("anger", "female", "c/0", "ab", 9_000),
-        ("joy", "male", "c/1", "b a", 6_000),
-        ("", "female", "c/2", "", 7_500),
-        ("neutral", "", "c/3", "cab", 5_000),
-        ("anger", "male", "", "abc", 8_000),
-        ("joy", "female", "c/0", "", 4_000),
-        ("", "", "c/1", "it's", 9_500),
-        ("neutral", "male", "c/3", "b", 6_500),
-    ],
-    columns=["emotion", "gender", "speaker", "text", "length"],
-).assign(corpus="c", audio=[f"{index}.wav" for index in range(8)])
-
-
-def make_dataset(table: pd.DataFrame = CLIPS, max_seconds: float = 20.0, training: bool = False) -> SpeechDataset:
-    """Noise of the table's lengths, decoded from memory."""
-    audio = []
-    for index, length in enumerate(table["length"]):
-        file = io.BytesIO()
-        wave = 0.1 * np.random.default_rng(index).standard_normal(length)
-        soundfile.write(file, wave, 16_000, format="WAV", subtype="FLOAT")
-        audio.append(file.getvalue())
-    return SpeechDataset(table, audio, LABELS, max_seconds=max_seconds, training=training)
-
 
 # The new name is not there yet in the oldest transformers.
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
-
-
-@pytest.fixture
-def make_trainer(tmp_path, make_processor):
-    """A trainer of a model in `config` on `train_dataset`, with plain SGD unless the options say otherwise."""
-
-    def make(config, train_dataset=None, **options) -> SerMtlTrainer:
-        torch.manual_seed(0)
-        quiet = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "disable_tqdm": True}
-        plain = {"optim": "sgd", "weight_decay": 0.0, "warmup_steps": 0, "lr_scheduler_type": "constant"}
-        args = {"output_dir": tmp_path, "use_cpu": True, "report_to": "none", "logging_steps": 1} | quiet | plain
-        processor = make_processor(config)
-        config.vocab_size = len(processor.tokenizer)
-        return SerMtlTrainer(
-            model=SerMtlModel(config),
-            args=SerMtlTrainingArguments(**(args | options)),
-            processing_class=processor,
-            train_dataset=train_dataset,
-            data_collator=SerMtlCollator(processor),
-        )
-
-    return make
 
 
 # Training

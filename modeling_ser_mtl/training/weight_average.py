@@ -1,0 +1,136 @@
+"""An exponential moving average of a model's weights, which is evaluated and saved in place of them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+WEIGHTS_FILE = "training_weights.safetensors"
+
+
+class WeightAverage:
+    """
+    An exponential moving average of the weights along a training (Polyak & Juditsky, SIAM J. Control Optim. 1992;
+    Tarvainen & Valpola, NeurIPS 2017).
+
+    After step t, from 1, the average moves towards the weights by `1 - d` with `d = min(decay, t / (9 + t))`, so that
+    the first weights, which are random, are soon forgotten.
+
+    Args:
+        decay (`float`): in [0, 1); the average looks back over about `1 / (1 - decay)` steps.
+
+    Attributes:
+        weights (`dict[str, Tensor]`): the average of each trained parameter by name; empty outside a training, when
+            `applied` changes nothing.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.weights: dict[str, Tensor] = {}
+
+    def start(self, model: nn.Module) -> None:
+        """Begins with the present weights of `model`."""
+        self.weights = {name: parameter.detach().clone() for name, parameter in _trained(model).items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Moves the average towards the weights of `model` after `step`, from 1."""
+        decay = min(self.decay, step / (9 + step))
+        parameters = _trained(model)
+        torch._foreach_lerp_(
+            list(self.weights.values()), [parameters[name].detach() for name in self.weights], 1 - decay
+        )
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[None]:
+        """Within the block `model` has the averaged weights."""
+        self._exchange(model)
+        try:
+            yield
+        finally:
+            self._exchange(model)
+
+    def finish(self, model: nn.Module, keep: bool) -> None:
+        """Ends with the averaged weights in `model` if `keep`, and forgets them."""
+        if keep:
+            self._exchange(model)
+        self.weights = {}
+
+    def _exchange(self, model: nn.Module) -> None:
+        parameters = _trained(model)
+        for name, average in self.weights.items():
+            parameters[name].data, self.weights[name] = average, parameters[name].data
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+class WeightAverageCallback(TrainerCallback):
+    """
+    Keeps an average along a training. A checkpoint's model is the average; the weights themselves, with which the
+    training goes on, lie beside it.
+
+    Args:
+        average ([`WeightAverage`]): the same on every rank; rank 0 writes.
+    """
+
+    def __init__(self, average: WeightAverage) -> None:
+        self.average = average
+        self.checkpoint: str | None = None
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module,
+        **kwargs: Any,
+    ) -> None:
+        """As in `TrainerCallback`: `model` comes with the average of `self.checkpoint`, or new where that is None."""
+        self.average.start(model)
+        # A training that had no average yet has no such file: its model is the weights themselves.
+        if self.checkpoint is not None and (path := Path(self.checkpoint, WEIGHTS_FILE)).is_file():
+            model.load_state_dict(load_file(path), strict=False)
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module,
+        **kwargs: Any,
+    ) -> None:
+        """As in `TrainerCallback`: takes up the new weights of `model`."""
+        self.average.update(model, state.global_step)
+
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module,
+        **kwargs: Any,
+    ) -> None:
+        """As in `TrainerCallback`: rank 0 writes the weights of `model` into the checkpoint's folder."""
+        if state.is_world_process_zero:
+            folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+            save_file({name: weight.detach() for name, weight in _trained(model).items()}, folder / WEIGHTS_FILE)
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module,
+        **kwargs: Any,
+    ) -> None:
+        """As in `TrainerCallback`: `model` ends with the average, or with the best checkpoint's where it was loaded."""
+        has_best = args.load_best_model_at_end and state.best_model_checkpoint is not None
+        self.average.finish(model, keep=not has_best)
