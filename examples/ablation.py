@@ -1,0 +1,224 @@
+"""
+Which part of the method helps, on real speech: every row of `ablation_rows.yaml` on every fold and seed.
+
+    python examples/ablation.py run CORPORA --protocols ravdess --rows ce full --seeds 1 2 3 --processes 2
+    python examples/ablation.py choose CORPORA --rows_file candidates.yaml
+    python examples/ablation.py report
+
+A finished run is a line of the results file and never runs again; an interrupted one goes on from its last checkpoint:
+give the same command again. `choose` compares settings on validation speakers alone: its runs never read a test clip.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from tqdm.auto import tqdm
+
+from modeling_ser_mtl.data.errors import InputError
+from modeling_ser_mtl.evaluation.statistics import (
+    bootstrap_interval,
+    confusion_by_speaker,
+    pair_confusion,
+    paired_p_value,
+    recalls,
+    unweighted_average_recall,
+)
+from modeling_ser_mtl.training.cross_validation import RESULTS, finish_runs
+
+HERE = Path(__file__).resolve().parent
+RECIPES = HERE / "recipes"
+# Folds of each protocol; every one has a recipe of its name.
+PROTOCOLS = {"ravdess": 6, "emodb": 10, "nemo": 6}
+BASELINE = "ce"
+OTHER_METRICS = ("emotion_macro_f1", "gender_uar", "speaker_eer", "speaker_min_dcf", "asr_wer", "asr_cer")
+SET = {"run": "predict", "choose": "eval"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a row of the table, on a fold of a protocol, under a seed."""
+
+    protocol: str
+    row: str
+    seed: int
+    fold: int
+
+    @property
+    def folder(self) -> Path:
+        """Its folder below the output folder."""
+        return Path(self.protocol, self.row, f"seed-{self.seed}", f"fold-{self.fold}")
+
+    def command_line(self, corpora: Path, options: Sequence[str], mode: str) -> list[str]:
+        """Its options for run_ser_mtl.py, but the output folder; `choose` leaves the test speakers alone."""
+        argv = [str(RECIPES / f"{self.protocol}.yaml"), "--train_file", str(corpora / self.protocol / "manifest.csv")]
+        argv += ["--seed", str(self.seed), "--fold", str(self.fold), "--save_total_limit", "1", *options]
+        return argv + (["--do_predict", "False"] if mode == "choose" else [])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("mode", choices=["run", "choose", "report"])
+    parser.add_argument("corpora", type=Path, nargs="?", help="folder with ravdess/manifest.csv and so on")
+    parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
+    parser.add_argument("--rows", nargs="+", help="default: all of the file")
+    parser.add_argument("--rows_file", type=Path, default=HERE / "ablation_rows.yaml")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--folds", type=int, nargs="+", help="default: all")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--results", type=Path, help="default: docs/results.jsonl, of choose docs/choices.jsonl")
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/ablation"))
+    args = parser.parse_args()
+    args.results = args.results or HERE.parent / "docs" / f"{'choices' if args.mode == 'choose' else 'results'}.jsonl"
+    try:
+        if args.mode == "report":
+            print(report(read_results(args.results)))
+        else:
+            run_all(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on")
+
+
+def run_all(args: argparse.Namespace) -> None:
+    """Trains what the results file lacks, and adds a line for each run as it ends."""
+    rows = yaml.safe_load(args.rows_file.read_text(encoding="utf-8"))
+    unknown = [row for row in args.rows or [] if row not in rows]
+    if unknown:
+        raise InputError(f"--rows {unknown[0]}: not in {args.rows_file}; there are {', '.join(rows)}")
+    if args.corpora is None:
+        raise InputError("give the folder of the corpora")
+    # Seed by seed and fold by fold, so that the rows can be compared early.
+    wanted = [
+        Run(protocol, row, seed, fold)
+        for protocol, seed in product(args.protocols, args.seeds)
+        for fold in range(PROTOCOLS[protocol])
+        if args.folds is None or fold in args.folds
+        for row in args.rows or rows
+    ]
+    done = {Run(*(line[name] for name in ("protocol", "row", "seed", "fold"))) for line in read_results(args.results)}
+    folder = args.output_dir / args.mode
+    runs = {folder / run.folder: run for run in wanted if run not in done}
+    commands = {path: run.command_line(args.corpora, rows[run.row], args.mode) for path, run in runs.items()}
+    args.results.parent.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=len(wanted), initial=len(wanted) - len(runs), desc="Runs", unit="run") as progress:
+        for path in finish_runs(commands, args.processes):
+            line = vars(runs[path]) | {"options": rows[runs[path].row]} | read_run(path, args.mode)
+            with args.results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            progress.update()
+
+
+def read_run(folder: Path, mode: str) -> dict[str, Any]:
+    """What the results file keeps of a finished run: metrics of its set, seconds, confusions by speaker, commit."""
+    metrics = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    prefix = SET[mode] + "_"
+    kept = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+    found: dict[str, Any] = {"metrics": kept, "train_seconds": metrics["train_runtime"], "commit": commit()}
+    predictions = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)
+    if "emotion" in predictions:
+        classes = [name.removeprefix("p_") for name in predictions if name.startswith("p_")]
+        columns = [predictions[name].tolist() for name in ("true_speaker_id", "true_emotion", "emotion")]
+        confusions = confusion_by_speaker(*columns, classes)
+        found |= {"classes": classes, "confusions": {name: matrix.tolist() for name, matrix in confusions.items()}}
+    return found
+
+
+def commit() -> str:
+    """Short hash of the code's commit, with a + where it was changed since; "" outside git."""
+    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty=+"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """The lines of a results file; none where there is no file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def speaker_uars(lines: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """UAR of each test speaker, mean over the seeds."""
+    found: dict[str, list[float]] = {}
+    for line in lines:
+        for speaker, matrix in line["confusions"].items():
+            found.setdefault(speaker, []).append(unweighted_average_recall(np.array(matrix)))
+    return {speaker: float(np.mean(values)) for speaker, values in sorted(found.items())}
+
+
+def report(lines: Sequence[dict[str, Any]]) -> str:
+    """All tables, in Markdown."""
+    parts = []
+    for protocol in PROTOCOLS:
+        of_protocol = [line for line in lines if line["protocol"] == protocol]
+        if of_protocol:
+            parts += [f"## {protocol}", *_tables(of_protocol, PROTOCOLS[protocol])]
+    return "\n\n".join(parts)
+
+
+def _tables(lines: Sequence[dict[str, Any]], num_folds: int) -> Iterator[str]:
+    rows = {row: [line for line in lines if line["row"] == row] for row in dict.fromkeys(line["row"] for line in lines)}
+    baseline = speaker_uars(rows[BASELINE]) if "confusions" in rows.get(BASELINE, [{}])[0] else {}
+    yield _markdown(pd.DataFrame([_row(row, found, baseline, num_folds) for row, found in rows.items()]))
+    emotional = {row: found for row, found in rows.items() if "confusions" in found[0]}
+    totals = {row: sum(np.array(m) for line in f for m in line["confusions"].values()) for row, f in emotional.items()}
+    if totals:
+        classes = next(iter(emotional.values()))[0]["classes"]
+        by_class = pd.DataFrame({row: recalls(total) for row, total in totals.items()}, index=classes).T
+        yield "Recall of each emotion:"
+        yield _markdown(by_class.reset_index(names="row"))
+        first = pair_confusion(totals.get(BASELINE, next(iter(totals.values()))))
+        order = np.argsort(-np.triu(first), axis=None)[:3]
+        pairs = [np.unravel_index(position, first.shape) for position in order]
+        table = {
+            row: {f"{classes[i]} / {classes[j]}": pair_confusion(total)[i, j] for i, j in pairs}
+            for row, total in totals.items()
+        }
+        yield "Clips of two emotions taken for each other, of the three pairs that the first row confuses most:"
+        yield _markdown(pd.DataFrame(table).T.reset_index(names="row"))
+
+
+def _row(row: str, lines: Sequence[dict[str, Any]], baseline: dict[str, float], num_folds: int) -> dict[str, Any]:
+    seeds = sorted({line["seed"] for line in lines})
+    cells: dict[str, Any] = {"row": row, "seeds": len(seeds), "folds": len({line["fold"] for line in lines})}
+    metrics = pd.DataFrame([line["metrics"] for line in lines])
+    if "confusions" in lines[0]:
+        cells["UAR"] = metrics["emotion_uar"].mean()
+        by_seed = [np.mean([x["metrics"]["emotion_uar"] for x in lines if x["seed"] == seed]) for seed in seeds]
+        cells["std of seeds"] = np.std(by_seed, ddof=1) if len(seeds) > 1 else np.nan
+        values = speaker_uars(lines)
+        if len(values) > 1:
+            cells["95 % interval"] = "{:.3f} to {:.3f}".format(*bootstrap_interval(list(values.values())))
+        shared = {speaker: values[speaker] for speaker in values if speaker in baseline}
+        if row != BASELINE and len(shared) > 1:
+            same = {speaker: baseline[speaker] for speaker in shared}
+            gains = [shared[speaker] - same[speaker] for speaker in shared]
+            cells[f"against {BASELINE}"] = f"{np.mean(gains):+.3f}"
+            cells["interval of it"] = "{:+.3f} to {:+.3f}".format(*bootstrap_interval(gains))
+            cells["p"] = paired_p_value(shared, same)
+    cells |= {name: metrics[name].mean() for name in OTHER_METRICS if name in metrics}
+    cells["minutes a fold"] = f"{np.mean([line['train_seconds'] for line in lines]) / 60:.1f}"
+    return cells if cells["folds"] == num_folds else cells | {"row": f"{row} (some folds)"}
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    def cell(value: Any) -> str:
+        if isinstance(value, float):
+            return "" if np.isnan(value) else f"{value:.3f}"
+        return str(value)
+
+    rows = [list(table.columns), ["---"] * table.shape[1], *table.itertuples(index=False)]
+    return "\n".join("| " + " | ".join(cell(value) for value in row) + " |" for row in rows)
+
+
+if __name__ == "__main__":
+    main()
