@@ -227,7 +227,7 @@ def print_hours(training: Training, args: SerMtlTrainingArguments, num_clips: in
     for seconds, step in training.steps.items():
         flops = step.flops * num_clips * args.num_train_epochs
         hours = "".join(f"{flops / (peak * 1e12 * utilisation) / 3600:>12.1f} h" for peak in peaks.values())
-        print(f"  {f'{seconds:g} s':<24}{step.flops * size * accumulated / 1e12:>12.3g}{flops / 1e15:>9,.0f}{hours}")
+        print(f"  {f'{seconds:g} s':<24}{step.flops * size * accumulated / 1e12:>12.3g}{flops / 1e15:>9,.4g}{hours}")
 
 
 def main() -> None:
