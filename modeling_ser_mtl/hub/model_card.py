@@ -127,39 +127,28 @@ def _purpose(facts: RunFacts, config: SerMtlConfig) -> str:
 
 def _usage(tasks: Sequence[str], source: str) -> str:
     model = json.dumps(source, ensure_ascii=False)
-    parts = ["## Use", _fence('pip install "transformers>=5.17" torch soundfile soxr', "bash")]
-    if "emotion" in tasks:
-        parts += [
+    start = "from transformers import pipeline\n\n"
+    listener = f'{start}listener = pipeline("speech-emotion-mtl", model={model}, trust_remote_code=True)\n'
+    snippets = {
+        "emotion": (
             "Emotion:",
-            _fence(
-                "from transformers import pipeline\n\n"
-                f'classifier = pipeline("audio-classification", model={model}, trust_remote_code=True)\n'
-                'print(classifier("clip.wav"))',
-                "python",
-            ),
-        ]
-    parts += [
-        f"All it predicts ({', '.join(tasks)}):",
-        _fence(
-            "from transformers import pipeline\n\n"
-            f'recognizer = pipeline("speech-emotion-mtl", model={model}, trust_remote_code=True)\n'
-            'print(recognizer("clip.wav"))',
-            "python",
+            f'{start}classifier = pipeline("audio-classification", model={model}, trust_remote_code=True)\n'
+            'print(classifier("clip.wav"))',
         ),
-    ]
-    if "speaker" in tasks:
-        parts += [
-            "Verification, whether one person speaks two clips (mono, 16 kHz):",
-            _fence(
-                "import soundfile\nfrom transformers import AutoModel, AutoProcessor\n\n"
-                f"model = AutoModel.from_pretrained({model}, trust_remote_code=True)\n"
-                f"processor = AutoProcessor.from_pretrained({model}, trust_remote_code=True)\n"
-                'clips = [soundfile.read(path, dtype="float32")[0] for path in ("a.wav", "b.wav")]\n'
-                "first, second = model(**processor(clips, sampling_rate=16_000)).speaker_embeddings\n"
-                "print((first @ second).item())  # 1: same voice; choose the threshold on speech like yours",
-                "python",
-            ),
-        ]
+        "gender": ("Gender:", f'{listener}print(listener("clip.wav")["gender"])'),
+        "speaker": (
+            "Verification, whether one person speaks two clips (1: the same voice; choose the threshold on speech like "
+            "yours):",
+            f'import numpy as np\n{listener}first, second = listener(["a.wav", "b.wav"])\n'
+            'print(np.dot(first["speaker_embedding"], second["speaker_embedding"]))',
+        ),
+        "asr": ("Transcript:", f'{listener}print(listener("clip.wav")["text"])'),
+    }
+    parts = ["## Use", _fence('pip install "transformers>=5.17" torch soundfile soxr', "bash")]
+    for title, code in (snippets[task] for task in tasks):
+        parts += [title, _fence(code, "python")]
+    if len(tasks) > 1:
+        parts += [f"All at once ({', '.join(tasks)}):", _fence(f'{listener}print(listener("clip.wav"))', "python")]
     parts.append(
         "`trust_remote_code=True` runs the Python files of this repository. Read them, and pin the commit that you "
         'read, so that a later one can\'t run unseen: `revision="<commit>", code_revision="<commit>"`.'

@@ -21,9 +21,9 @@ from ..modeling_ser_mtl import SerMtlModel
 from ..processing_ser_mtl import SerMtlProcessor
 from . import handler
 from .model_card import write_model_card
-from .run_facts import FACTS_FILE, RunFacts, check_card_options
+from .run_facts import FACTS_FILE, RunFacts, check_card_options, facts_of
 from .widget import FOLDER as WIDGET_FOLDER
-from .widget import check_widget_samples, write_widget
+from .widget import check_widget_samples, join_widget
 
 RESULTS_FILE = "all_results.json"
 # Files at the top of an earlier push that this one replaces as a whole.
@@ -84,12 +84,9 @@ def publish(
         staging = Path(temporary, "new")
         config = collect_files(folder, staging, drop_speaker_prototypes)
         facts = RunFacts.load(staging)
-        samples = check_widget_samples(widget_samples, config.tasks, SAMPLE_SECONDS, already=len(facts.widget))
-        added = write_widget(staging, samples)
+        samples = check_widget_samples(widget_samples, config.tasks, SAMPLE_SECONDS)
         given: dict[str, Any] = {"license": license, "languages": list(language), "datasets": list(dataset_names)}
-        # A sample that is given again takes the place of the run's.
-        kept = [sample for sample in facts.widget if sample.src not in {new.src for new in added}]
-        given["widget"] = [*kept, *added]
+        given["widget"] = join_widget(staging, facts.widget, samples)
         replace(facts, **{name: value for name, value in given.items() if value}).save(staging)
         try:
             # The name comes back with the account's, which the card needs.
@@ -156,13 +153,13 @@ def collect_files(folder: str | Path, target: str | Path, drop_speaker_prototype
     processor.save_pretrained(target)
     shutil.copyfile(handler.__file__, target / "handler.py")
     (target / "requirements.txt").write_text(ENDPOINT_REQUIREMENTS, encoding="utf-8")
-    # A model that no run of ours wrote has a card that tells what it is.
-    facts = RunFacts.load(folder) if (folder / FACTS_FILE).is_file() else RunFacts(folder.resolve().name)
+    facts = facts_of(folder)
+    # Only the samples that were meant to be published, whatever else lies there.
+    facts = replace(facts, widget=[sample for sample in facts.widget if _is_sample(sample.src)])
     facts.save(target)
     if facts.metrics:
         (target / RESULTS_FILE).write_text(json.dumps(facts.metrics, indent=4) + "\n", encoding="utf-8")
-    # Only the samples that were meant to be published, whatever else lies there.
-    for name in sorted(_samples_of(target)):
+    for name in sorted({sample.src for sample in facts.widget}):
         if not (folder / name).is_file():
             raise InputError(f"{folder / name}: no such file, though {FACTS_FILE} lists it as a sample; put it back")
         (target / WIDGET_FOLDER).mkdir(exist_ok=True)
@@ -176,7 +173,11 @@ def _samples_of(folder: str | Path) -> set[str]:
         samples = RunFacts.load(folder).widget
     except InputError:
         return set()
-    return {sample.src for sample in samples if Path(sample.src).parent == Path(WIDGET_FOLDER)}
+    return {sample.src for sample in samples if _is_sample(sample.src)}
+
+
+def _is_sample(name: str) -> bool:
+    return Path(name).parent == Path(WIDGET_FOLDER)
 
 
 def _operations(

@@ -3,12 +3,13 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.errors import InputError
 from .widget import WidgetSample
@@ -164,3 +165,24 @@ class RunFacts:
             raise InputError(f"{path}: no such file; give the output folder of a training run") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"{path}: does not hold the facts of a run ({error}); train again") from error
+
+
+def facts_of(folder: str | Path) -> RunFacts:
+    """
+    What is known of the model in a folder. A checkpoint within a run has the set-up of the run, but not its metrics and
+    samples, which are those of the final model. A model that no run of ours wrote has a name alone.
+
+    Args:
+        folder (`str` or `Path`): output folder of a run, one of its `checkpoint-N`, or a folder with a model.
+
+    Raises:
+        InputError: `run_facts.json` holds something else.
+    """
+    if Path(folder, FACTS_FILE).is_file():
+        return RunFacts.load(folder)
+    folder = Path(folder).resolve()
+    if re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-\d+", folder.name) and (folder.parent / FACTS_FILE).is_file():
+        facts = RunFacts.load(folder.parent)
+        hyperparameters = facts.hyperparameters | {"checkpoint": folder.name}
+        return replace(facts, hyperparameters=hyperparameters, metrics={}, widget=[])
+    return RunFacts(folder.name)

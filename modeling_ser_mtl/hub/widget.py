@@ -40,9 +40,7 @@ class WidgetSample:
     output: list[dict[str, str | float]]
 
 
-def check_widget_samples(
-    paths: Sequence[str], tasks: Sequence[str], max_seconds: float, already: int = 0
-) -> dict[str, str]:
+def check_widget_samples(paths: Sequence[str], tasks: Sequence[str], max_seconds: float) -> dict[str, str]:
     """
     Checks audio files that are to be published, before a training pays for a typing error.
 
@@ -50,7 +48,6 @@ def check_widget_samples(
         paths (`Sequence[str]`): WAV or FLAC files.
         tasks (`Sequence[str]`): tasks of the model; samples are shown with their emotions.
         max_seconds (`float`): longest clip, so that the model reads each in one piece.
-        already (`int`): number of samples that the model has; theirs and these are limited together.
 
     Returns:
         `dict[str, str]`: path by title, which is the name that the file will have in the repository.
@@ -63,10 +60,8 @@ def check_widget_samples(
         raise InputError(
             f"--widget_samples: the model has no emotions to show, only {' '.join(tasks)}; drop the option"
         )
-    if paths and len(paths) + already > MAX_SAMPLES:
-        beside = f" beside the model's own {already}" if already else ""
-        allowed = max(MAX_SAMPLES - already, 0)
-        raise InputError(f"--widget_samples: found {len(paths)} files{beside}; give {allowed} or fewer")
+    if len(set(paths)) > MAX_SAMPLES:
+        raise InputError(f"--widget_samples: found {len(set(paths))} files; give {MAX_SAMPLES} or fewer")
     names: dict[str, str] = {}
     for path in paths:
         file = Path(path)
@@ -89,7 +84,7 @@ def synthetic_samples(table: pd.DataFrame, already: int = 0) -> dict[str, str]:
 
     Args:
         table (`pd.DataFrame`): a set of the synthetic corpus, with `emotion`, `speaker_id` and `audio_path`.
-        already (`int`): number of samples that the model has, as in [`check_widget_samples`].
+        already (`int`): number of samples that the model has; theirs and these are limited together.
 
     Returns:
         `dict[str, str]`: path by title.
@@ -140,6 +135,42 @@ def write_widget(folder: str | Path, samples: Mapping[str, str], replace: bool =
         ]
         entries.append(WidgetSample(f"{FOLDER}/{name}", title, output))
     return entries
+
+
+def join_widget(folder: str | Path, own: Sequence[WidgetSample], samples: Mapping[str, str]) -> list[WidgetSample]:
+    """
+    Adds samples to those that a model has, as [`write_widget`]. One that has the content or the name of another takes
+    its place.
+
+    Args:
+        folder (`str` or `Path`): a saved model that recognises emotions, with its processor and its own samples.
+        own (`Sequence[WidgetSample]`): these.
+        samples (`Mapping[str, str]`): path by title, of [`check_widget_samples`].
+
+    Returns:
+        `list[WidgetSample]`: the model's own that stay, and an entry per sample.
+
+    Raises:
+        InputError: together they are too many.
+    """
+    names = {_published_name(Path(path)) for path in samples.values()}
+    contents = {Path(path).read_bytes() for path in samples.values()}
+
+    def given_again(sample: WidgetSample) -> bool:
+        file = Path(folder, sample.src)
+        return file.name in names or file.read_bytes() in contents
+
+    replaced = {sample.src for sample in own if given_again(sample)}
+    kept = [sample for sample in own if sample.src not in replaced]
+    if samples and len(kept) + len(samples) > MAX_SAMPLES:
+        raise InputError(
+            f"--widget_samples: found {len(samples)} files beside {len(kept)} others that the model has; give "
+            f"{max(MAX_SAMPLES - len(kept), 0)} or fewer"
+        )
+    added = write_widget(folder, samples)
+    for name in replaced.difference(sample.src for sample in added):
+        Path(folder, name).unlink()
+    return [*kept, *added]
 
 
 def _free_name(path: Path, taken: Collection[str]) -> str:

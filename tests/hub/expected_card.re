@@ -180,26 +180,42 @@ classifier = pipeline\("audio-classification", model="path/to/tiny-run", trust_r
 print\(classifier\("clip\.wav"\)\)
 ```
 
-All it predicts \(emotion, gender, speaker, asr\):
+Gender:
 
 ```python
 from transformers import pipeline
 
-recognizer = pipeline\("speech-emotion-mtl", model="path/to/tiny-run", trust_remote_code=True\)
-print\(recognizer\("clip\.wav"\)\)
+listener = pipeline\("speech-emotion-mtl", model="path/to/tiny-run", trust_remote_code=True\)
+print\(listener\("clip\.wav"\)\["gender"\]\)
 ```
 
-Verification, whether one person speaks two clips \(mono, 16 kHz\):
+Verification, whether one person speaks two clips \(1: the same voice; choose the threshold on speech like yours\):
 
 ```python
-import soundfile
-from transformers import AutoModel, AutoProcessor
+import numpy as np
+from transformers import pipeline
 
-model = AutoModel\.from_pretrained\("path/to/tiny-run", trust_remote_code=True\)
-processor = AutoProcessor\.from_pretrained\("path/to/tiny-run", trust_remote_code=True\)
-clips = \[soundfile\.read\(path, dtype="float32"\)\[0\] for path in \("a\.wav", "b\.wav"\)\]
-first, second = model\(\*\*processor\(clips, sampling_rate=16_000\)\)\.speaker_embeddings
-print\(\(first @ second\)\.item\(\)\)  # 1: same voice; choose the threshold on speech like yours
+listener = pipeline\("speech-emotion-mtl", model="path/to/tiny-run", trust_remote_code=True\)
+first, second = listener\(\["a\.wav", "b\.wav"\]\)
+print\(np\.dot\(first\["speaker_embedding"\], second\["speaker_embedding"\]\)\)
+```
+
+Transcript:
+
+```python
+from transformers import pipeline
+
+listener = pipeline\("speech-emotion-mtl", model="path/to/tiny-run", trust_remote_code=True\)
+print\(listener\("clip\.wav"\)\["text"\]\)
+```
+
+All at once \(emotion, gender, speaker, asr\):
+
+```python
+from transformers import pipeline
+
+listener = pipeline\("speech-emotion-mtl", model="path/to/tiny-run", trust_remote_code=True\)
+print\(listener\("clip\.wav"\)\)
 ```
 
 `trust_remote_code=True` runs the Python files of this repository\. Read them, and pin the commit that you read, so that a later one can't run unseen: `revision="<commit>", code_revision="<commit>"`\.

@@ -1,12 +1,12 @@
 """The card of a run tells what the run did, in a form that the Hub reads, and nothing that is private."""
 
+import ast
 import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from importlib.metadata import requires
 from pathlib import Path
@@ -168,28 +168,55 @@ def test_the_card_is_rendered_again_for_its_repository_without_the_model(run, tm
     assert card.data.eval_results == before.data.eval_results
 
 
-def test_the_code_of_the_card_is_python_and_that_of_verification_compares_two_clips(run, clips, tmp_path):
-    card = model_card(RunFacts.load(run), SerMtlConfig.from_pretrained(run), str(run))
-    blocks = re.findall(r"```python\n(.*?)\n```", card.text, re.DOTALL)
-    assert len(blocks) == 3
-    for block in blocks:
-        compile(block, "README.md", "exec")
-    paths = clips["audio"].iloc[[0, 9]]
-    for name, path in zip("ab", paths, strict=True):
-        (tmp_path / f"{name}.wav").write_bytes(Path(path).read_bytes())
+def snippets(card: ModelCard) -> list[str]:
+    """The Python code of a card, in its order."""
+    return re.findall(r"```python\n(.*?)\n```", card.text, re.DOTALL)
+
+
+def statements(snippet: str) -> int:
+    """Statements of some code beside its imports."""
+    return sum(not isinstance(line, ast.Import | ast.ImportFrom) for line in ast.parse(snippet).body)
+
+
+def test_every_task_has_at_most_three_statements_that_print_what_the_model_says(run, clips, without_package, tmp_path):
+    for name, path in zip(("clip", "a", "b"), clips["audio"].iloc[[4, 0, 9]], strict=True):
+        shutil.copy(path, tmp_path / f"{name}.wav")
+    code = snippets(model_card(RunFacts.load(run), SerMtlConfig.from_pretrained(run), str(run)))
+    assert max(map(statements, code)) <= 3
+    # Each with nothing but what it imports itself; before each a line that tells them apart.
+    script = f"for snippet in {code!r}:\n    print('#')\n    exec(snippet, {{}})"
     environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     process = subprocess.run(
-        [sys.executable, "-I", "-c", blocks[2]], cwd=tmp_path, env=environment, capture_output=True, text=True
+        without_package(script), cwd=tmp_path, env=environment, capture_output=True, text=True, encoding="utf-8"
     )
     assert process.returncode == 0, process.stderr[-3000:]
+    emotion, gender, similarity, text, everything = (part.strip() for part in process.stdout.split("#\n")[1:])
 
     model, processor = SerMtlModel.from_pretrained(run), SerMtlProcessor.from_pretrained(run)
     with torch.no_grad():
-        first, second = (
-            model(**processor(soundfile.read(path, dtype="float32")[0], sampling_rate=16_000)).speaker_embeddings[0]
-            for path in paths
+        outputs, first, second = (
+            model(**processor(soundfile.read(tmp_path / f"{name}.wav", dtype="float32")[0], sampling_rate=16_000))
+            for name in ("clip", "a", "b")
         )
-    assert float(process.stdout) == pytest.approx(float(first @ second), abs=1e-5)
+
+    def scores(printed: list[dict]) -> dict[str, float]:
+        return {row["label"]: row["score"] for row in printed}
+
+    expected = [
+        (model.config.emotion_labels, outputs.logits, ast.literal_eval(emotion)),
+        (model.config.gender_labels, outputs.gender_logits, ast.literal_eval(gender)),
+    ]
+    for names, logits, printed in expected:
+        probabilities = dict(zip(names, logits[0].softmax(-1).tolist(), strict=True))
+        assert scores(printed) == pytest.approx(probabilities, abs=1e-5)
+    assert float(similarity) == pytest.approx(
+        float(first.speaker_embeddings[0] @ second.speaker_embeddings[0]), abs=1e-5
+    )
+    assert text == processor.decode_ctc(outputs.ctc_logits.argmax(-1))[0]
+    result = ast.literal_eval(everything)
+    assert result.keys() == {"emotion", "gender", "text", "speaker_embedding", "task_gates"}
+    assert scores(result["emotion"]) == pytest.approx(scores(ast.literal_eval(emotion)), abs=1e-5)
+    assert result["text"] == text
 
 
 METRIC_NAMES = [f"{prefix}_{task}_{metric}" for prefix in SETS for task, metric, _ in HEADLINE_METRICS]
@@ -298,10 +325,13 @@ def test_a_task_without_a_label_to_learn_from_is_claimed_nowhere(trained):
         assert (tags[task] in card.data.tags) == (task in trained)
     assert ("on all tasks at once" in card.text) == (len(trained) == 4)
     listed = ", ".join(task for task in TASKS if task in trained)
-    assert f"All it predicts ({listed}):" in card.text
+    assert (f"All at once ({listed}):" in card.text) == (len(trained) > 1)
+    assert len(snippets(card)) == len(trained) + (len(trained) > 1)
     assert len(trained) == 4 or f"trained from scratch on {listed} at once;" in card.text
     assert ('pipeline("audio-classification"' in card.text) == ("emotion" in trained)
-    assert ("Verification, whether" in card.text) == ("speaker" in trained)
+    titles = {"gender": "\nGender:\n", "speaker": "\nVerification, whether", "asr": "\nTranscript:\n"}
+    for task, title in titles.items():
+        assert (title in card.text) == (task in trained)
 
 
 def test_a_model_whose_training_is_unknown_is_described_by_its_configuration_alone():
@@ -317,7 +347,7 @@ def test_only_a_model_of_emotions_is_found_as_a_classifier_of_audio():
     config = SerMtlConfig(tasks=("gender", "asr"), task_weights={"gender": 1.0, "asr": 1.0})
     card = ModelCard(model_card(facts(), config).content)
     assert "pipeline_tag" not in card.data.to_dict()
-    assert re.findall(r'pipeline\("([\w-]+)"', card.text) == ["speech-emotion-mtl"]
+    assert re.findall(r'pipeline\("([\w-]+)"', card.text) == ["speech-emotion-mtl"] * 3
 
 
 def test_the_card_installs_a_transformers_that_the_package_works_with():

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -18,6 +19,8 @@ from modeling_ser_mtl import SerMtlModel, SerMtlProcessor, cli
 from modeling_ser_mtl.data.audio import load_audio
 from modeling_ser_mtl.data.errors import InputError
 from modeling_ser_mtl.hub.push import publish
+from modeling_ser_mtl.hub.run_facts import RunFacts
+from modeling_ser_mtl.hub.widget import write_widget
 from modeling_ser_mtl.training.arguments import SerMtlTrainingArguments
 from modeling_ser_mtl.training.trainer import SerMtlTrainer
 
@@ -280,6 +283,31 @@ def test_a_model_that_no_run_wrote_is_pushed_with_a_card_of_what_is_known(hub, r
     card = hub.files(REPO)["README.md"].decode()
     assert "## Use" in card and "## Limits and risks" in card
     assert "## Training" not in card and "## Environment" not in card and "started from" not in card
+
+
+def test_a_checkpoint_is_pushed_with_how_its_run_trained_and_without_the_results_of_the_run(hub, run_folder) -> None:
+    (checkpoint,) = run_folder.glob("checkpoint-*")
+    publish(checkpoint, REPO, api=hub.api)
+    files = hub.files(REPO)
+    card = files["README.md"].decode()
+    assert "## Training" in card and f"| `checkpoint` | {checkpoint.name} |" in card and "## How to reproduce" in card
+    assert "## Results" not in card and "model-index" not in card and "all_results.json" not in files
+    publish(run_folder, REPO, api=hub.api)
+    assert b"## Results" in hub.files(REPO)["README.md"]
+
+
+def test_a_sample_that_is_given_again_counts_once_also_under_another_name(hub, run_folder, clips, tmp_path) -> None:
+    folder = shutil.copytree(run_folder, tmp_path / "run")
+    facts = replace(RunFacts.load(folder), widget=write_widget(folder, {str(i): clips["audio"][i] for i in range(8)}))
+    facts.save(folder)
+    renamed = shutil.copy(clips["audio"][3], tmp_path / "renamed.wav")
+    publish(folder, REPO, widget_samples=[clips["audio"][0], renamed], api=hub.api)
+    files = hub.files(REPO)
+    expected = [f"widget/{name}.wav" for name in ("01", "02", "04", "05", "06", "07", "00", "renamed")]
+    assert [sample["src"] for sample in json.loads(files["run_facts.json"])["widget"]] == expected
+    assert sorted(name for name in files if name.startswith("widget/")) == sorted(expected)
+    with pytest.raises(InputError, match="found 1 files beside 8 others that the model has; give 0 or fewer"):
+        publish(folder, REPO, widget_samples=[clips["audio"][8]], api=hub.api)
 
 
 def test_a_run_pushes_itself_at_its_end_in_one_commit(hub, clips, tiny_config, tmp_path) -> None:

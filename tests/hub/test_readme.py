@@ -1,5 +1,6 @@
 """What the README says about published models runs as written, in a process that can't import the package."""
 
+import ast
 import re
 import shlex
 import subprocess
@@ -17,13 +18,19 @@ SNIPPETS = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) 
 CHECKS = {
     "emotions": "assert len(emotions) == 2 and set(emotions[0]) == {'score', 'label'}",
     "result": "assert set(result) == {'emotion', 'gender', 'text', 'speaker_embedding', 'task_gates'}",
-    "similarity": "assert -1 <= similarity < 0.999999 and abs(sum(x * x for x in first) - 1) < 1e-5",
+    "similarity": "assert -1 <= similarity < 0.999999 and abs(np.linalg.norm(first['speaker_embedding']) - 1) < 1e-5",
     "outputs": "assert outputs.logits.shape == (1, 2) and outputs.speaker_embeddings.shape == (1, 192)",
 }
 
 
 def test_there_is_a_snippet_for_each_use() -> None:
     assert len(SNIPPETS) == len(CHECKS)
+
+
+@pytest.mark.parametrize("name", ["emotions", "result", "similarity"])
+def test_a_pipeline_takes_at_most_three_statements(name) -> None:
+    (snippet,) = (block for block in SNIPPETS if re.search(rf"^{name} = ", block, re.M))
+    assert sum(not isinstance(line, ast.Import | ast.ImportFrom) for line in ast.parse(snippet).body) <= 3
 
 
 @pytest.mark.parametrize("name", CHECKS)

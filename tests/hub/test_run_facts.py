@@ -1,11 +1,13 @@
 """The facts of a run survive in their file."""
 
+from dataclasses import asdict
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_ser_mtl.data.errors import InputError
-from modeling_ser_mtl.hub.run_facts import RunFacts, SplitFacts
+from modeling_ser_mtl.hub.run_facts import RunFacts, SplitFacts, facts_of
 from modeling_ser_mtl.hub.widget import WidgetSample
 
 TEXTS = st.text(max_size=8)
@@ -49,6 +51,25 @@ FACTS = st.builds(
 @settings(max_examples=50, deadline=None)
 def test_facts_are_the_same_after_json(facts):
     assert RunFacts.from_json(facts.to_json()) == facts
+
+
+@given(facts=FACTS)
+@settings(max_examples=20, deadline=None)
+def test_a_checkpoint_has_the_set_up_of_its_run_and_neither_its_metrics_nor_its_samples(facts, tmp_path_factory):
+    run = tmp_path_factory.mktemp("run")
+    facts.save(run)
+    (run / "checkpoint-12").mkdir()
+    (run / "twin").mkdir()
+    assert facts_of(run) == facts
+    found, expected = asdict(facts_of(run / "checkpoint-12")), asdict(facts)
+    expected["hyperparameters"]["checkpoint"] = "checkpoint-12"
+    assert found == expected | {"metrics": {}, "widget": []}
+    assert facts_of(run / "twin") == RunFacts("twin")
+
+
+def test_a_checkpoint_of_a_run_that_broke_off_has_a_name_alone(tmp_path):
+    (tmp_path / "checkpoint-12").mkdir()
+    assert facts_of(tmp_path / "checkpoint-12") == RunFacts("checkpoint-12")
 
 
 def test_a_folder_without_facts_is_one_line_that_says_which_folder_to_give(tmp_path):

@@ -10,7 +10,13 @@ import torch
 from modeling_ser_mtl import SerMtlModel
 from modeling_ser_mtl.data.audio import load_audio
 from modeling_ser_mtl.data.errors import InputError
-from modeling_ser_mtl.hub.widget import MAX_BYTES, check_widget_samples, synthetic_samples, write_widget
+from modeling_ser_mtl.hub.widget import (
+    MAX_BYTES,
+    check_widget_samples,
+    join_widget,
+    synthetic_samples,
+    write_widget,
+)
 
 
 @pytest.fixture
@@ -82,12 +88,32 @@ def test_good_samples_are_titled_by_their_published_names(make_wav, tmp_path):
     assert check_widget_samples(paths, ["emotion"], 20) == expected
 
 
-def test_samples_are_limited_together_with_those_that_the_model_has(make_wav, tmp_path):
-    paths = [str(make_wav(tmp_path / f"{index}.wav", 0.1)) for index in range(3)]
-    assert len(check_widget_samples(paths, ["emotion"], 20, already=5)) == 3
-    with pytest.raises(InputError, match="found 3 files beside the model's own 6; give 2 or fewer"):
-        check_widget_samples(paths, ["emotion"], 20, already=6)
-    assert check_widget_samples([], ["emotion"], 20, already=8) == {}
+def test_samples_join_those_that_the_model_has_and_all_are_limited_together(model, make_wav, tmp_path):
+    folder = tmp_path / "model"
+    paths = [str(make_wav(tmp_path / f"{index}.wav", 0.1 + 0.01 * index)) for index in range(11)]
+    own = write_widget(folder, {f"own {index}": path for index, path in enumerate(paths[:7])})
+    assert join_widget(folder, own, {}) == own
+    joined = join_widget(folder, own, {"more": paths[7]})
+    assert joined[:7] == own and [entry.src for entry in joined[7:]] == ["widget/7.wav"]
+    with pytest.raises(InputError, match="found 3 files beside 7 others that the model has; give 1 or fewer"):
+        join_widget(folder, own, {path: path for path in paths[8:]})
+
+
+def test_a_sample_takes_the_place_of_one_with_its_content_or_its_name(model, make_wav, tmp_path):
+    folder = tmp_path / "model"
+    paths = [str(make_wav(tmp_path / f"{index}.wav", 0.1 + 0.01 * index)) for index in range(8)]
+    own = write_widget(folder, {f"own {index}": path for index, path in enumerate(paths)})
+    copy, namesake = tmp_path / "copy.wav", str(make_wav(tmp_path / "other" / "1.wav", 0.5))
+    copy.write_bytes(Path(paths[0]).read_bytes())
+    joined = join_widget(folder, own, {"copy": str(copy), "namesake": namesake, "again": paths[2]})
+    assert joined[:5] == own[3:]
+    assert [(entry.example_title, entry.src) for entry in joined[5:]] == [
+        ("copy", "widget/copy.wav"),
+        ("namesake", "widget/1.wav"),
+        ("again", "widget/2.wav"),
+    ]
+    assert sorted(f"widget/{path.name}" for path in (folder / "widget").iterdir()) == sorted(x.src for x in joined)
+    assert (folder / "widget" / "1.wav").read_bytes() == Path(namesake).read_bytes()
 
 
 def test_a_wrong_sample_is_one_line_that_names_it(make_wav, tmp_path):
@@ -104,7 +130,7 @@ def test_a_wrong_sample_is_one_line_that_names_it(make_wav, tmp_path):
         ([str(tmp_path / "large.wav")], ["emotion"], "bytes"),
         ([long], ["emotion"], "3.0 s; at most 2 s are allowed"),
         ([good, other], ["emotion"], "rename one"),
-        ([good] * 9, ["emotion"], "8 or fewer"),
+        ([f"{index}.wav" for index in range(9)], ["emotion"], "found 9 files; give 8 or fewer"),
         ([good], ["gender"], "no emotions"),
     ):
         with pytest.raises(InputError) as error:
