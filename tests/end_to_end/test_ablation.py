@@ -1,0 +1,125 @@
+"""The ablation: runs are made once, choosing never touches a test clip, and its tables say what the runs found."""
+
+import json
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from modeling_ser_mtl.training.parser import parse_arguments
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+ablation = runpy.run_path(str(EXAMPLES / "ablation.py"))
+SHORT = ["--max_steps", "2", "--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "False"]
+
+
+@pytest.fixture
+def small_corpora(corpora, tmp_path) -> Path:
+    """A folder with a few clips of each speaker of EmoDB."""
+    folder = tmp_path / "corpora" / "emodb"
+    folder.mkdir(parents=True)
+    table = pd.read_csv(corpora / "emodb" / "manifest.csv", dtype=str, keep_default_na=False)
+    table = table[table["emotion"].isin(["anger", "neutral"])].groupby("speaker_id").head(4)
+    for audio in table["audio"]:
+        (folder / audio).parent.mkdir(exist_ok=True)
+        shutil.copy(corpora / "emodb" / audio, folder / audio)
+    table.to_csv(folder / "manifest.csv", index=False)
+    return folder.parent
+
+
+def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(EXAMPLES / "ablation.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_a_run_is_a_line_of_the_results_and_is_not_made_twice(small_corpora, tmp_path) -> None:
+    (tmp_path / "rows.yaml").write_text(yaml.safe_dump({"ce": ["--tasks", "emotion", *SHORT]}))
+    results = tmp_path / "results.jsonl"
+    options = ["--protocols", "emodb", "--folds", "2", "--rows_file", tmp_path / "rows.yaml", "--results", results]
+    options += ["--output_dir", tmp_path / "outputs"]
+    first = call("run", small_corpora, *options)
+    assert first.returncode == 0, first.stderr
+    (line,) = [json.loads(line) for line in results.read_text().splitlines()]
+    predictions = pd.read_csv(
+        tmp_path / "outputs/run/emodb/ce/seed-1/fold-2/predictions.csv", dtype=str, keep_default_na=False
+    )
+    assert list(line["confusions"]) == predictions["true_speaker_id"].unique().tolist()
+    assert np.sum(list(line["confusions"].values())) == len(predictions)
+    assert {"emotion_uar", "emotion_macro_f1"} <= set(line["metrics"])
+    shutil.rmtree(tmp_path / "outputs")
+    assert call("run", small_corpora, *options).returncode == 0
+    assert len(results.read_text().splitlines()) == 1
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_choosing_never_opens_a_clip_of_a_test_speaker(small_corpora, tmp_path) -> None:
+    table = pd.read_csv(small_corpora / "emodb" / "manifest.csv", dtype=str)
+    tested = sorted(table["speaker_id"].unique())[2]
+    for audio in table.loc[table["speaker_id"] == tested, "audio"]:
+        (small_corpora / "emodb" / audio).write_text("no audio")
+    (tmp_path / "rows.yaml").write_text(yaml.safe_dump({"short": SHORT}))
+    options = ["--protocols", "emodb", "--folds", "2", "--rows_file", tmp_path / "rows.yaml"]
+    options += ["--results", tmp_path / "choices.jsonl", "--output_dir", tmp_path / "outputs"]
+    result = call("choose", small_corpora, *options)
+    assert result.returncode == 0, result.stderr
+    (line,) = [json.loads(line) for line in (tmp_path / "choices.jsonl").read_text().splitlines()]
+    assert tested not in line["confusions"]
+    assert "emotion_uar" in line["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["run", "corpora", "--rows", "fulll"], "--rows fulll: not in"), (["run"], "give the folder of the corpora")],
+)
+def test_a_mistake_is_one_line(arguments, message) -> None:
+    result = call(*arguments)
+    assert result.returncode == 2
+    assert message in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def make_line(row: str, seed: int, fold: int, right: int) -> dict:
+    """A run on two speakers with ten clips of either of two emotions, of which `right` are recognised."""
+    matrix = [[right, 10 - right], [10 - right, right]]
+    return {
+        "protocol": "ravdess",
+        "row": row,
+        "seed": seed,
+        "fold": fold,
+        "classes": ["anger", "joy"],
+        "confusions": {f"{fold}a": matrix, f"{fold}b": matrix},
+        "metrics": {"emotion_uar": right / 10},
+        "train_seconds": 60.0,
+    }
+
+
+def test_the_table_has_means_over_folds_and_seeds_and_the_gain_over_cross_entropy() -> None:
+    lines = [make_line("ce", seed, fold, 5) for seed in (1, 2) for fold in range(6)]
+    lines += [make_line("full", seed, fold, 6 + (fold > 2) + (seed == 2)) for seed in (1, 2) for fold in range(6)]
+    header, _, ce, full, *_ = ablation["report"](lines).splitlines()[2:]
+    cells = dict(zip(*([cell.strip() for cell in row.split("|")[1:-1]] for row in (header, full)), strict=True))
+    assert cells["UAR"] == f"{np.mean([line['metrics']['emotion_uar'] for line in lines[12:]]):.3f}" == "0.700"
+    assert cells["std of seeds"] == f"{np.std([0.65, 0.75], ddof=1):.3f}"
+    assert cells["against ce"] == "+0.200"
+    assert float(cells["p"]) < 0.01
+    low, _, high = cells["95 % interval"].split()
+    assert float(low) < 0.7 < float(high)
+    assert "ce" in ce and "some folds" not in ce
+
+
+def test_a_row_with_missing_folds_is_marked() -> None:
+    lines = [make_line("ce", 1, fold, 5) for fold in range(6)] + [make_line("swfc", 1, 0, 6)]
+    assert "| swfc (some folds) |" in ablation["report"](lines)
+
+
+def test_every_row_of_the_file_is_made_of_options_that_exist() -> None:
+    rows = yaml.safe_load((EXAMPLES / "ablation_rows.yaml").read_text())
+    for row, options in rows.items():
+        for protocol in ablation["PROTOCOLS"]:
+            argv = ablation["Run"](protocol, row, 1, 0).command_line(Path("corpora"), options, "run")
+            parse_arguments([*argv, "--output_dir", "unused"])
