@@ -21,11 +21,17 @@ class ModelArguments:
 
     model_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "A speech encoder to start from, or a checkpoint of this project to continue from."},
+        metadata={
+            "help": "A speech encoder to start from, or a checkpoint of this project to continue from; with "
+            "config_name only its encoder is taken."
+        },
     )
     config_name: str | None = field(
         default=None,
-        metadata={"help": "JSON of a backbone or of a full SerMtlConfig: the model is trained from scratch."},
+        metadata={
+            "help": "JSON of a backbone or of a full SerMtlConfig: the model is trained from scratch, or from the "
+            "encoder of model_name_or_path."
+        },
     )
     revision: str = field(default="main", metadata={"help": "Revision of model_name_or_path on the Hub."})
     tasks: list[str] | None = field(

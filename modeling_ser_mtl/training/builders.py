@@ -44,7 +44,11 @@ FRAME_SIZE = 80
 WHISPER_RATE = 50
 # Weights that only the loss reads; those of a checkpoint may lack or belong to other speakers.
 LOSS_WEIGHTS = ("speaker_prototypes", "task_log_variances")
-# Names of missing weights that a message spells out.
+# The vector that SpecAugment writes over masked frames.
+SPEC_AUGMENT_MASK = "masked_spec_embed"
+# What a configuration says of its file rather than of the encoder.
+BOOKKEEPING = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")
+# Names of weights or settings that a message spells out.
 NAMES_SHOWN = 8
 # Training clips, evenly spread over the manifest, that give the mean and standard deviation of log-mel features.
 STATISTICS_CLIPS = 200
@@ -52,19 +56,23 @@ STATISTICS_CLIPS = 200
 
 def load_config(args: ModelArguments) -> SerMtlConfig:
     """
-    The configuration before the data is known: of a checkpoint of this project, around a published speech encoder, or
-    from a JSON file.
+    The configuration before the data is known: from a JSON file, else of a checkpoint of this project or around a
+    published speech encoder.
+
+    `--config_name` says what the model is, `--model_name_or_path` where weights come from. With both, only the encoder
+    is taken from there, of a checkpoint of this project as well; heads, labels and characters are new.
 
     Args:
         args ([`ModelArguments`]): where from, and the settings that override its own; those left None don't.
 
     Raises:
-        InputError: neither or both of `--model_name_or_path` and `--config_name`, a source that can't be read, or a
-            setting that is not allowed.
+        InputError: neither `--model_name_or_path` nor `--config_name`, a source that can't be read, a setting that is
+            not allowed, or two encoders whose weights differ in shape.
     """
-    if (args.model_name_or_path is None) == (args.config_name is None):
+    if args.model_name_or_path is None and args.config_name is None:
         raise InputError(
-            "give one of --model_name_or_path (start from a checkpoint) and --config_name (train from scratch)"
+            "give --model_name_or_path (start from a checkpoint), --config_name (train from scratch), or both (start "
+            "from a checkpoint's encoder)"
         )
     weights = parse_task_weights(args.task_weights)
     for name, value, allowed in (("tasks", args.tasks, TASKS), ("fusion", args.fusion and [args.fusion], FUSIONS)):
@@ -95,7 +103,8 @@ def load_config(args: ModelArguments) -> SerMtlConfig:
         if is_checkpoint(args, source) and set(args.tasks) != set(source.tasks):
             raise InputError(
                 f"--tasks {' '.join(args.tasks)}: the checkpoint has {' '.join(source.tasks)}, and its fusion belongs "
-                "to them; drop --tasks, or start from its encoder"
+                "to them; drop --tasks, or start from its encoder alone: add --config_name with the JSON of the new "
+                "model, e.g. the checkpoint's config.json"
             )
     tasks = values.get("tasks", TASKS)
     values["task_weights"] = {
@@ -106,6 +115,8 @@ def load_config(args: ModelArguments) -> SerMtlConfig:
         backbone_class(config)
     except (ValueError, TypeError) as error:
         raise InputError(one_line(error)) from error
+    if args.config_name is not None and args.model_name_or_path is not None:
+        _check_encoder(args, config)
     backbone = config.backbone_config
     is_whisper = backbone.model_type == "whisper"
     if args.layerdrop is not None:
@@ -118,9 +129,9 @@ def load_config(args: ModelArguments) -> SerMtlConfig:
 
 
 def _load_source(args: ModelArguments) -> PretrainedConfig:
-    if args.model_name_or_path is not None:
+    if args.config_name is None:
         return _from_pretrained(AutoConfig, args)
-    path = Path(str(args.config_name))
+    path = Path(args.config_name)
     if not path.is_file():
         raise InputError(f"--config_name {path}: no such file; give a JSON file of a backbone or a SerMtlConfig")
     try:
@@ -138,6 +149,37 @@ def _load_source(args: ModelArguments) -> PretrainedConfig:
         return CONFIG_MAPPING[model_type](**values)
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise InputError(f"--config_name {path}: {one_line(error)}") from error
+
+
+def _check_encoder(args: ModelArguments, config: SerMtlConfig) -> None:
+    """Refuses an encoder at `--model_name_or_path` that isn't the one of `config`; other settings are warned of."""
+    source = _from_pretrained(AutoConfig, args)
+    try:
+        source = source if isinstance(source, SerMtlConfig) else SerMtlConfig(source)
+        here, there = _encoder_shapes(config), _encoder_shapes(source)
+    except ValueError as error:
+        raise InputError(f"{_source(args)}: {one_line(error)}") from error
+    differing = [name for name in {**here, **there} if here.get(name) != there.get(name)]
+    if differing:
+        name = differing[0]
+        raise InputError(
+            f"--config_name {args.config_name}: the encoder is not that of {_source(args)}: {len(differing)} weights "
+            f"differ in shape, the first is {name}, {here.get(name, 'none')} here and {there.get(name, 'none')} there; "
+            "give its configuration"
+        )
+    values, others = config.backbone_config.to_dict(), source.backbone_config.to_dict()
+    settings = sorted(name for name in values if name not in BOOKKEEPING and values[name] != others.get(name))
+    if settings:
+        told = ", ".join(f"{name} {values[name]} ({others.get(name)})" for name in settings[:NAMES_SHOWN])
+        more = f" and {len(settings) - NAMES_SHOWN} more" if len(settings) > NAMES_SHOWN else ""
+        logger.warning("--config_name %s: differs from %s in %s%s", args.config_name, _source(args), told, more)
+
+
+def _encoder_shapes(config: SerMtlConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of the encoder's weights by name, without the mask of SpecAugment, which is there only where it is on."""
+    with torch.device("meta"):
+        encoder = backbone_class(config)(config.backbone_config)
+    return {name: tuple(weight.shape) for name, weight in encoder.state_dict().items() if name != SPEC_AUGMENT_MASK}
 
 
 def _from_pretrained(auto_class: Any, args: ModelArguments, **kwargs: Any) -> Any:
@@ -161,17 +203,17 @@ def _source(args: ModelArguments) -> str:
 
 def is_checkpoint(args: ModelArguments, config: PretrainedConfig) -> bool:
     """
-    Whether `args` continue from a checkpoint of this project, whose labels and characters then stay; `config` is what
-    was read there, or a [`SerMtlConfig`] made of it.
+    Whether `args` continue from a whole checkpoint of this project, whose labels and characters then stay; `config` is
+    what was read there, or a [`SerMtlConfig`] made of it.
     """
-    return args.model_name_or_path is not None and config.architectures == [SerMtlModel.__name__]
+    takes_all = args.model_name_or_path is not None and args.config_name is None
+    return takes_all and config.architectures == [SerMtlModel.__name__]
 
 
 def build_processor(args: ModelArguments, config: SerMtlConfig, train: SpeechDataset | None) -> SerMtlProcessor:
     """
     The checkpoint's processor, or the backbone's feature extractor beside a tokenizer with the characters of the
-    training transcripts. Log-mel features of a model trained from scratch are standardised by training clips; those of
-    Whisper need no statistics.
+    training transcripts.
 
     Args:
         args ([`ModelArguments`]): where the checkpoint or the encoder comes from.
@@ -186,7 +228,8 @@ def build_processor(args: ModelArguments, config: SerMtlConfig, train: SpeechDat
         processor = _from_pretrained(AutoProcessor, args)
     else:
         transcripts = [text for text in train.transcripts if text] if train is not None else []
-        processor = SerMtlProcessor(_build_feature_extractor(args, config, train), _build_tokenizer(transcripts))
+        audio = train.audio if train is not None else None
+        processor = SerMtlProcessor(build_feature_extractor(args, config, audio), _build_tokenizer(transcripts))
     return processor
 
 
@@ -205,7 +248,20 @@ def check_max_seconds(processor: SerMtlProcessor, max_seconds: float) -> None:
         )
 
 
-def _build_feature_extractor(args: ModelArguments, config: SerMtlConfig, train: SpeechDataset | None) -> Any:
+def build_feature_extractor(args: ModelArguments, config: SerMtlConfig, audio: Sequence[str | bytes] | None) -> Any:
+    """
+    The feature extractor of the encoder at `--model_name_or_path`, with its statistics, or else a new one. New log-mel
+    features are standardised by training clips; those of Whisper need no statistics.
+
+    Args:
+        args ([`ModelArguments`]): where the encoder comes from.
+        config ([`SerMtlConfig`]): of the model.
+        audio (`Sequence[str | bytes]`, *optional*): the training clips, as [`~data.audio.load_audio`] reads them.
+            Without them log-mel features stay as they are.
+
+    Raises:
+        InputError: a feature extractor that can't be read, or a Whisper encoder of no whole number of seconds.
+    """
     backbone = config.backbone_config
     if args.model_name_or_path is not None:
         return _from_pretrained(AutoFeatureExtractor, args)
@@ -222,9 +278,9 @@ def _build_feature_extractor(args: ModelArguments, config: SerMtlConfig, train: 
     feature_extractor = LogMelFeatureExtractor(
         num_mel_bins=FRAME_SIZE - 1, stride=backbone.feature_projection_input_dim // FRAME_SIZE
     )
-    if train is not None:
-        clips = np.linspace(0, len(train) - 1, min(len(train), STATISTICS_CLIPS)).astype(int)
-        feature_extractor.fit(load_audio(train.audio[clip]) for clip in clips)
+    if audio is not None:
+        clips = np.linspace(0, len(audio) - 1, min(len(audio), STATISTICS_CLIPS)).astype(int)
+        feature_extractor.fit(load_audio(audio[clip]) for clip in clips)
     return feature_extractor
 
 
@@ -250,7 +306,7 @@ def build_model(
     class_counts: Mapping[str, Sequence[int]] | None,
 ) -> SerMtlModel:
     """
-    The model for these labels: weights of the checkpoint, of the published encoder, or new ones.
+    The model for these labels: weights of the checkpoint, of an encoder, or new ones.
 
     Weights are in single precision, whatever they were saved in: mixed precision is up to the training.
 
@@ -302,12 +358,8 @@ def build_model(
             heads = {name.split(".")[0] for name, _ in model.named_parameters()} - {"backbone", *LOSS_WEIGHTS}
             _report_missing(args, sorted(heads), trains=False)
         if args.model_name_or_path is not None:
-            source, info = _from_pretrained(
-                AutoModel, args, config=config.backbone_config, weights_only=True, output_loading_info=True
-            )
-            _report_missing(args, sorted(info["missing_keys"]), trains=True)
             # Copied, since a new module would come without what the model attached to its own.
-            model.backbone.load_state_dict((source.encoder if model.has_fixed_length else source).state_dict())
+            model.backbone.load_state_dict(_load_encoder(args, config).state_dict())
     if args.freeze_feature_encoder:
         if model.main_input_name != "input_values":
             raise InputError(
@@ -315,6 +367,22 @@ def build_model(
             )
         model.freeze_feature_encoder()
     return model
+
+
+def _load_encoder(args: ModelArguments, config: SerMtlConfig) -> torch.nn.Module:
+    """The encoder at `--model_name_or_path`, published or part of a checkpoint of this project."""
+    options = {"dtype": torch.float32, "weights_only": True, "output_loading_info": True}
+    checkpoint = _from_pretrained(AutoConfig, args)
+    if isinstance(checkpoint, SerMtlConfig):
+        checkpoint.backbone_config = config.backbone_config
+        model, info = _from_pretrained(SerMtlModel, args, config=checkpoint, **options)
+        encoder, prefix = model.backbone, "backbone."
+    else:
+        model, info = _from_pretrained(AutoModel, args, config=config.backbone_config, **options)
+        encoder, prefix = model.encoder if config.backbone_config.model_type == "whisper" else model, ""
+    missing = [name.removeprefix(prefix) for name in info["missing_keys"] if name.startswith(prefix)]
+    _report_missing(args, sorted(missing), trains=True)
+    return encoder
 
 
 def _report_missing(args: ModelArguments, missing: Sequence[str], *, trains: bool) -> None:

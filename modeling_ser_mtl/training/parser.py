@@ -37,8 +37,8 @@ def parse_arguments(
         argv (`Sequence[str]`): the command line without the program's name.
 
     Returns:
-        The three groups of arguments, with the defaults of training from scratch where `--config_name` is given and of
-        fine-tuning elsewhere.
+        The three groups of arguments, with the defaults of training from scratch where `--config_name` is given alone,
+        and of fine-tuning elsewhere.
 
     Raises:
         InputError: a file that can't be read, an unknown key or flag (the nearest name is given), a value of the wrong

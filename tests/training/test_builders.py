@@ -1,6 +1,7 @@
 """Where a model's configuration, processor and weights come from."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -8,6 +9,7 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoProcessor,
     SeamlessM4TFeatureExtractor,
     Wav2Vec2FeatureExtractor,
 )
@@ -20,6 +22,7 @@ from modeling_ser_mtl.training.builders import build_model, build_processor, loa
 from modeling_ser_mtl.training.labels import choose_best_metric
 from modeling_ser_mtl.training.parser import parse_arguments
 
+BACKBONES = Path(__file__).resolve().parents[2] / "examples" / "backbones"
 LABELS = LabelNames(["anger", "sadness"], ["female", "male"], ["c/1", "c/2", "c/3"])
 COUNTS = {"emotion": [3, 2], "gender": [4, 1]}
 
@@ -79,7 +82,7 @@ def test_the_log_mel_statistics_come_from_the_training_clips(command, manifest, 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "give one of --model_name_or_path"),
+        ({}, "give --model_name_or_path .*, --config_name .*, or both"),
         ({"config_name": "nowhere.json"}, "no such file"),
         ({"model_name_or_path": "./nowhere"}, "could not be loaded"),
         ({"config_name": "TINY", "tasks": ["emotions"]}, "--tasks emotions: unknown; allowed: emotion, gender"),
@@ -131,8 +134,99 @@ def test_a_checkpoint_keeps_its_tasks(command, manifest, tmp_path) -> None:
     data = {"train_file": manifest("a.csv", range(4)), "do_train": True, "validation_speakers": 0.5}
     run_ser_mtl.run(*parse_arguments(command(tasks=["emotion", "gender"], **data)))
     args = ModelArguments(model_name_or_path=str(tmp_path / "output"), tasks=["emotion", "speaker"])
-    with pytest.raises(InputError, match="the checkpoint has emotion gender"):
+    with pytest.raises(InputError, match="the checkpoint has emotion gender.*add --config_name"):
         load_config(args)
+
+
+# --config_name says what the model is, --model_name_or_path where its encoder comes from.
+
+
+@pytest.fixture
+def first_stage(command, manifest, tmp_path) -> Path:
+    """A checkpoint of this project that knows everything but emotions, over log-mel features."""
+    config = json.loads((BACKBONES / "small-logmel.json").read_text())
+    config["backbone_config"] |= {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 32}
+    path = tmp_path / "small.json"
+    path.write_text(json.dumps(config | {"fusion_hidden_size": 24}))
+    options = {"config_name": path, "output_dir": tmp_path / "first", "do_train": True, "max_steps": 2}
+    data = {"train_file": manifest("first.csv", [0, 1], text="xyz"), "validation_file": manifest("v.csv", [2, 3])}
+    run_ser_mtl.run(*parse_arguments(command(tasks=["gender", "speaker", "asr"], **options, **data)))
+    return tmp_path / "first"
+
+
+def test_a_second_stage_has_the_encoder_of_the_first_and_everything_else_new(
+    first_stage, command, manifest, tmp_path
+) -> None:
+    data = {"train_file": manifest("second.csv", [3, 4, 5]), "validation_file": manifest("v.csv", [0, 1])}
+    options = {"config_name": first_stage / "config.json", "model_name_or_path": first_stage, "max_steps": 1}
+    # Nothing moves, so that what is saved is what training began with.
+    options |= {"learning_rate": 0, "head_learning_rate": 0, "do_train": True, "output_dir": tmp_path / "second"}
+    run_ser_mtl.run(*parse_arguments(command(tasks=["emotion", "gender", "speaker", "asr"], **options, **data)))
+    first, second = (AutoModel.from_pretrained(tmp_path / name) for name in ("first", "second"))
+    assert second.config.tasks == ["emotion", "gender", "speaker", "asr"] and second.config.fusion_hidden_size == 24
+    assert second.config.emotion_labels == ["anger", "sadness"] and second.config.num_speakers == 3
+    before, after = first.state_dict(), second.state_dict()
+    encoder = [name for name in before if name.startswith("backbone.")]
+    assert encoder and all(torch.equal(before[name], after[name]) for name in encoder)
+    assert not torch.equal(before["gender_classifier.weight"], after["gender_classifier.weight"])
+
+    first, second = (AutoProcessor.from_pretrained(tmp_path / name) for name in ("first", "second"))
+    assert "x" in first.tokenizer.get_vocab() and set("abcd") <= set(second.tokenizer.get_vocab())
+    assert "x" not in second.tokenizer.get_vocab()
+    assert second.feature_extractor.to_dict() == first.feature_extractor.to_dict()
+    assert set(second.feature_extractor.mean) != {0.0}
+
+
+def test_a_configuration_file_says_what_stands_on_a_published_encoder(published_encoder, tiny_config) -> None:
+    published = AutoModel.from_pretrained(published_encoder)
+    path = tiny_config(published.config.model_type)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"fusion_hidden_size": 32, "tasks": ["gender"]}))
+    args = ModelArguments(config_name=str(path), model_name_or_path=published_encoder, tasks=["emotion", "asr"])
+    config = load_config(args)
+    model = build_model(args, config, build_processor(args, config, None), LABELS, COUNTS)
+    assert config.tasks == ["emotion", "asr"] and config.fusion_hidden_size == 32
+    weights, expected = model.backbone.state_dict(), published.state_dict()
+    assert weights.keys() == expected.keys() and all(torch.equal(weights[name], expected[name]) for name in weights)
+
+
+@pytest.mark.parametrize("difference", [{"intermediate_size": 48}, {"num_hidden_layers": 1}, {"num_hidden_layers": 3}])
+def test_an_encoder_of_other_shapes_than_the_configuration_files_is_one_line(
+    difference, published_encoder, tiny_config
+) -> None:
+    model_type = json.loads(Path(published_encoder, "config.json").read_text())["model_type"]
+    args = ModelArguments(config_name=str(tiny_config(model_type, **difference)), model_name_or_path=published_encoder)
+    with pytest.raises(InputError, match="weights differ in shape, the first is encoder.layers") as error:
+        load_config(args)
+    assert "\n" not in str(error.value)
+
+
+def test_an_encoder_of_another_type_than_the_configuration_files_is_one_line(published_encoder, tiny_config) -> None:
+    model_type = json.loads(Path(published_encoder, "config.json").read_text())["model_type"]
+    other = {"wav2vec2": "wav2vec2-bert", "wav2vec2-bert": "wav2vec2"}[model_type]
+    args = ModelArguments(config_name=str(tiny_config(other)), model_name_or_path=published_encoder)
+    with pytest.raises(InputError, match="the encoder is not that of --model_name_or_path") as error:
+        load_config(args)
+    assert "\n" not in str(error.value)
+
+
+def test_settings_of_the_configuration_file_that_are_not_the_encoders_are_told(
+    published_encoder, tiny_config, caplog
+) -> None:
+    model_type = json.loads(Path(published_encoder, "config.json").read_text())["model_type"]
+    paths = [tiny_config(model_type), tiny_config(model_type, num_attention_heads=4, mask_time_prob=0.0)]
+    same, other = (ModelArguments(config_name=str(path), model_name_or_path=published_encoder) for path in paths)
+    load_config(same)
+    assert caplog.text == ""
+    config = load_config(other)
+    assert "differs from" in caplog.text and "mask_time_prob 0.0 (0.2), num_attention_heads 4 (2)" in caplog.text
+    assert config.backbone_config.num_attention_heads == 4
+
+
+def test_without_training_new_heads_predict_nothing(first_stage) -> None:
+    args = ModelArguments(config_name=str(first_stage / "config.json"), model_name_or_path=str(first_stage))
+    config = load_config(args)
+    with pytest.raises(InputError, match="no trained weights for .*gender_classifier"):
+        build_model(args, config, build_processor(args, config, None), LABELS, None)
 
 
 FLAGS = {
