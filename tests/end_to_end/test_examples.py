@@ -14,6 +14,7 @@ import soundfile
 import torch
 
 import run_ser_mtl
+from modeling_ser_mtl.training.cross_validation import count_folds
 from modeling_ser_mtl.training.parser import parse_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,6 +95,15 @@ def test_every_command_of_the_readme_has_options_that_exist() -> None:
         if arguments[0].endswith(".yaml"):
             arguments[0] = str(ROOT / arguments[0])
         parse_arguments(arguments)
+
+
+def test_the_three_protocols_of_the_readme_have_their_folds(monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
+    commands = re.findall(r"ser-mtl cross-validate ([^\n]*)", "\n".join(re.findall(r"```bash\n(.*?)```", README, re.S)))
+    own = ("--output_dir", "--processes", "--folds")
+    settings = [shlex.split(command) for command in commands]
+    settings = [line[: min(line.index(name) for name in own if name in line)] for line in settings]
+    assert [count_folds(line) for line in settings] == [6, 10, 6]
 
 
 @pytest.mark.slow
