@@ -111,8 +111,8 @@ def stratified_speaker_folds(
 ) -> tuple[np.ndarray, np.ndarray]:
     """
     One fold of speaker-independent cross-validation where each fold has about the same share of every emotion, as far
-    as whole speakers allow: `StratifiedGroupKFold` of scikit-learn, whatever the order of the rows. A fold that it leaves
-    empty, as it may with speakers of very different sizes, gets a speaker of the one with the most.
+    as whole speakers allow: `StratifiedGroupKFold` of scikit-learn, whatever the order of the rows. A fold that it
+    leaves empty, as it may with speakers of very different sizes, gets a speaker of the one with the most.
 
     Args:
         table (`pd.DataFrame`), num_folds (`int`), fold (`int`): As in [`speaker_folds`].

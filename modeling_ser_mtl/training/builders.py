@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -25,9 +24,10 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..configuration_ser_mtl import FUSIONS, TASKS, SerMtlConfig
-from ..data.audio import SAMPLING_RATE, load_audio
+from ..data.audio import SAMPLING_RATE
 from ..data.dataset import LabelNames, SpeechDataset
 from ..data.errors import InputError, one_line
+from ..data.streaming import StreamedDataset
 from ..data.text import build_vocabulary
 from ..modeling_ser_mtl import SerMtlModel, backbone_class
 from ..processing_ser_mtl import LogMelFeatureExtractor, SerMtlProcessor
@@ -46,7 +46,7 @@ WHISPER_RATE = 50
 LOSS_WEIGHTS = ("speaker_prototypes", "task_log_variances")
 # Names of missing weights that a message spells out.
 NAMES_SHOWN = 8
-# Training clips, evenly spread over the manifest, that give the mean and standard deviation of log-mel features.
+# Training clips that give the mean and standard deviation of log-mel features.
 STATISTICS_CLIPS = 200
 
 
@@ -167,7 +167,9 @@ def is_checkpoint(args: ModelArguments, config: PretrainedConfig) -> bool:
     return args.model_name_or_path is not None and config.architectures == [SerMtlModel.__name__]
 
 
-def build_processor(args: ModelArguments, config: SerMtlConfig, train: SpeechDataset | None) -> SerMtlProcessor:
+def build_processor(
+    args: ModelArguments, config: SerMtlConfig, train: SpeechDataset | StreamedDataset | None
+) -> SerMtlProcessor:
     """
     The checkpoint's processor, or the backbone's feature extractor beside a tokenizer with the characters of the
     training transcripts. Log-mel features of a model trained from scratch are standardised by training clips; those of
@@ -176,8 +178,8 @@ def build_processor(args: ModelArguments, config: SerMtlConfig, train: SpeechDat
     Args:
         args ([`ModelArguments`]): where the checkpoint or the encoder comes from.
         config ([`SerMtlConfig`]): of the model.
-        train ([`SpeechDataset`], *optional*): the training clips. Without them log-mel features stay as they are;
-            without transcripts the characters are a to z and the apostrophe.
+        train ([`SpeechDataset`] or [`StreamedDataset`], *optional*): the training clips. Without them log-mel features
+            stay as they are; without transcripts the characters are a to z and the apostrophe.
 
     Raises:
         InputError: a processor that can't be read, or a Whisper encoder of no whole number of seconds.
@@ -205,7 +207,9 @@ def check_max_seconds(processor: SerMtlProcessor, max_seconds: float) -> None:
         )
 
 
-def _build_feature_extractor(args: ModelArguments, config: SerMtlConfig, train: SpeechDataset | None) -> Any:
+def _build_feature_extractor(
+    args: ModelArguments, config: SerMtlConfig, train: SpeechDataset | StreamedDataset | None
+) -> Any:
     backbone = config.backbone_config
     if args.model_name_or_path is not None:
         return _from_pretrained(AutoFeatureExtractor, args)
@@ -223,8 +227,7 @@ def _build_feature_extractor(args: ModelArguments, config: SerMtlConfig, train: 
         num_mel_bins=FRAME_SIZE - 1, stride=backbone.feature_projection_input_dim // FRAME_SIZE
     )
     if train is not None:
-        clips = np.linspace(0, len(train) - 1, min(len(train), STATISTICS_CLIPS)).astype(int)
-        feature_extractor.fit(load_audio(train.audio[clip]) for clip in clips)
+        feature_extractor.fit(train.waveforms(STATISTICS_CLIPS))
     return feature_extractor
 
 
