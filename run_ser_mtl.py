@@ -3,7 +3,8 @@
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,9 +12,7 @@ import transformers
 from accelerate import PartialState
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
-from modeling_ser_mtl.data.augmentation import WaveformAugmentation
 from modeling_ser_mtl.data.collator import SerMtlCollator
-from modeling_ser_mtl.data.dataset import SpeechDataset
 from modeling_ser_mtl.data.errors import InputError
 from modeling_ser_mtl.data.submission import check_submittable, write_submission
 from modeling_ser_mtl.evaluation.metrics import Predictions
@@ -27,7 +26,8 @@ from modeling_ser_mtl.training.callbacks import EpochCallback
 from modeling_ser_mtl.training.facts import gather_facts, given_settings
 from modeling_ser_mtl.training.labels import LABEL_COLUMN, choose_best_metric, label_names, warn_about_labels
 from modeling_ser_mtl.training.parser import parse_arguments
-from modeling_ser_mtl.training.preparation import prepare_splits, starting_checkpoint
+from modeling_ser_mtl.training.preparation import build_dataset, check_streaming, prepare_splits, starting_checkpoint
+from modeling_ser_mtl.training.streaming import StreamingTrainer
 from modeling_ser_mtl.training.trainer import SerMtlTrainer
 
 
@@ -43,6 +43,7 @@ def run(
     """
     output_dir, checkpoint = Path(str(args.output_dir)), starting_checkpoint(args)
     set_seed(args.seed)
+    check_streaming(data_args, args)
     config = load_config(model_args)
     samples = check_widget_samples(data_args.widget_samples or [], config.tasks, data_args.max_seconds)
 
@@ -63,17 +64,8 @@ def run(
         if not args.do_predict or "emotion" not in config.tasks:
             raise InputError("--submission_file: needs --do_predict and a model of the task emotion")
         check_submittable(labels.emotion, skipped.loc[skipped["split"] == "test", "audio"].tolist())
-    training = WaveformAugmentation(tuple(data_args.augment or ()), data_args.augment_probability, args.seed)
     datasets = {
-        name: SpeechDataset(
-            tables[name],
-            split.audio,
-            labels,
-            max_seconds=data_args.max_seconds,
-            augmentation=training if name == "train" else None,
-            training=name == "train",
-            seed=args.seed,
-        )
+        name: build_dataset(data_args, split, labels, training=name == "train", seed=args.seed)
         for name, split in splits.items()
     }
 
@@ -95,7 +87,11 @@ def run(
     callbacks: list[TrainerCallback] = [EpochCallback()]
     if args.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
-    trainer = SerMtlTrainer(
+    trainer_class: Callable[..., SerMtlTrainer] = SerMtlTrainer
+    if data_args.streaming:
+        num_clips = sum(map(len, tables.values()))
+        trainer_class = partial(StreamingTrainer, num_clips=num_clips, max_skipped=data_args.max_skipped)
+    trainer = trainer_class(
         model=model,
         args=args,
         processing_class=processor,
@@ -126,12 +122,14 @@ def run(
         trainer.save_metrics(prefix, found)
         metrics |= found
         if trainer.is_world_process_zero():
+            # Of a stream, some clips may have turned out to be unusable.
+            table = tables[name][tables[name]["audio"].isin(predictions.audio)]
             if name == "test" or not args.do_predict:
                 path = output_dir / "predictions.csv"
-                written = write_predictions(path, tables[name], predictions, labels.emotion, labels.gender)
+                written = write_predictions(path, table, predictions, labels.emotion, labels.gender)
                 if name == "test" and data_args.submission_file is not None:
                     write_submission(data_args.submission_file, written)
-            speakers = tables[name]["speaker"]
+            speakers = table["speaker"]
             title = f"{name} set: {len(speakers)} clips of {speakers[speakers != ''].nunique()} known speakers"
             if "train" in tables and (speakers != "").all() and (tables["train"]["speaker"] != "").all():
                 title += ", none of them in training"
@@ -139,6 +137,8 @@ def run(
                 title += " (synthetic speech)"
             print(f"\n{results_table(found, prefix, title)}\n")
 
+    if isinstance(trainer, StreamingTrainer) and trainer.is_world_process_zero():
+        trainer.skipped_table().to_csv(output_dir / "skipped.csv", index=False)
     if args.do_train and trainer.is_world_process_zero():
         if data_args.synthetic_corpus and "emotion" in config.tasks:
             samples |= synthetic_samples(tables["test" if args.do_predict else "validation"], len(samples))

@@ -35,7 +35,7 @@ from transformers import (
 )
 
 from modeling_ser_mtl import SerMtlConfig
-from modeling_ser_mtl.data.audio import SAMPLING_RATE
+from modeling_ser_mtl.data.audio import SAMPLING_RATE, load_evenly
 from modeling_ser_mtl.data.errors import InputError, one_line
 from modeling_ser_mtl.data.leaks import check_leaks
 from modeling_ser_mtl.data.loading import Split, drop_unusable, load_manifest_splits, split_by_speaker
@@ -43,7 +43,7 @@ from modeling_ser_mtl.data.manifest import LABEL_COLUMNS, add_speakers, read_man
 from modeling_ser_mtl.data.scan_cache import ScanCache, default_folder
 from modeling_ser_mtl.training.arguments import ModelArguments
 from modeling_ser_mtl.training.best_rq import BestRqModel
-from modeling_ser_mtl.training.builders import build_feature_extractor, load_config
+from modeling_ser_mtl.training.builders import STATISTICS_CLIPS, build_feature_extractor, load_config
 from modeling_ser_mtl.training.preparation import starting_checkpoint
 from modeling_ser_mtl.training.pretraining import (
     ContrastiveModel,
@@ -174,7 +174,7 @@ def pretrain(args: ScriptArguments, training: PretrainingArguments) -> dict[str,
         logger.warning("%s row %s is skipped: %s", row["manifest"], row["row"], row["reason"])
     if not len(clips):
         raise InputError("no clip can be used; check the manifests and folders")
-    feature_extractor = build_feature_extractor(model_args, config, clips.audio)
+    feature_extractor = build_feature_extractor(model_args, config, load_evenly(clips.audio, STATISTICS_CLIPS))
     items = load_inputs(
         clips.audio,
         feature_extractor,

@@ -3,7 +3,7 @@
 import logging
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -37,6 +37,21 @@ def load_audio(source: str | os.PathLike | bytes, sampling_rate: int = SAMPLING_
         return decode_audio(source, sampling_rate)
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def load_evenly(sources: Sequence[AudioSource], count: int) -> Iterator[np.ndarray]:
+    """
+    Decodes up to `count` clips, evenly spread over all, as for statistics.
+
+    Args:
+        sources (`Sequence`): What [`load_audio`] takes, one or more.
+        count (`int`): 1 or more.
+
+    Yields:
+        `np.ndarray` of shape `(num_samples,)`: as of [`load_audio`].
+    """
+    for index in np.linspace(0, len(sources) - 1, min(len(sources), count)).astype(int):
+        yield load_audio(sources[index])
 
 
 def scan_audio(

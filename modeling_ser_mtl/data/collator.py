@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..processing_ser_mtl import SerMtlProcessor
 from .audio import SAMPLING_RATE
@@ -14,7 +13,7 @@ from .audio import SAMPLING_RATE
 @dataclass
 class SerMtlCollator:
     """
-    Batches items of a [`~data.dataset.SpeechDataset`].
+    Batches items of [`~data.dataset.Clips`].
 
     Every label tensor is always there, -100 where unknown: `emotion_labels`, `gender_labels`, `speaker_labels` `(B,)`
     and `ctc_labels` `(B, L)`; beside them the model's inputs and `clip_index` `(B,)`, the clip's row in its table.
@@ -25,15 +24,16 @@ class SerMtlCollator:
 
     processor: SerMtlProcessor
 
-    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """
         Pads and stacks.
 
         Args:
-            items (`Sequence[dict]` of length B): items of a [`~data.dataset.SpeechDataset`].
+            items (`Sequence[dict]` of length B): items of [`~data.dataset.Clips`].
 
         Returns:
-            `dict[str, Tensor]`: the model's inputs, the labels (int64) and `clip_index`, each with B rows.
+            `dict[str, Any]`: the model's inputs, the labels (int64) and `clip_index`, tensors with B rows each; and
+            `skipped`, a list, where items have it, see [`~data.streaming.StreamedDataset`].
         """
         batch = self.processor(
             [item["waveform"] for item in items],
@@ -43,4 +43,5 @@ class SerMtlCollator:
         for name in ("emotion_label", "gender_label", "speaker_label"):
             batch[f"{name}s"] = torch.tensor([item[name] for item in items])
         batch["clip_index"] = torch.tensor([item["clip_index"] for item in items])
-        return dict(batch)
+        skipped = [item["skipped"] for item in items if "skipped" in item]
+        return dict(batch) | ({"skipped": skipped} if skipped else {})

@@ -1,23 +1,21 @@
 """Arguments -> checked tables of the training, validation and test set."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pandas as pd
-from datasets import Audio, Dataset, DatasetDict, load_dataset
 
 from .audio import scan_audio
-from .errors import InputError, one_line
-from .manifest import LABEL_COLUMNS, add_speakers, read_manifests
+from .errors import InputError
+from .manifest import read_manifests
 from .scan_cache import ScanCache
 from .splits import check_disjoint_speakers, group_folds, hold_out_speakers, speaker_folds, stratified_speaker_folds
+from .streaming import Stream
 
 SPLITS = ("train", "validation", "test")
-HUB_SPLITS = {"train": "train", "validation": "validation", "dev": "validation", "test": "test"}
 
 
 class _Subset(Sequence):
@@ -41,22 +39,28 @@ class Split:
     Args:
         table (`pd.DataFrame`): N rows of [`~data.manifest.read_manifest`]; `length` in samples at 16 kHz comes with
             [`drop_unusable`].
-        audio (`Sequence[str | bytes]` of length N): path or bytes of each row's audio file.
+        audio (`Sequence[str | bytes]` of length N): path or bytes of each row's audio file; empty for a streamed set.
+        stream ([`~data.streaming.Stream`], *optional*): of a streamed set, where the column `row` tells the clips.
     """
 
     table: pd.DataFrame
     audio: Sequence[str | bytes]
+    stream: Stream | None = None
 
     def __len__(self) -> int:
         return len(self.table)
 
     def take(self, positions: Sequence[int] | np.ndarray) -> "Split":
         """The rows at `positions` (of shape `(M,)`, from 0), in that order; their audio is not copied."""
-        return Split(self.table.iloc[positions].reset_index(drop=True), _Subset(self.audio, positions))
+        audio = _Subset(self.audio, positions) if self.stream is None else self.audio
+        return Split(self.table.iloc[positions].reset_index(drop=True), audio, self.stream)
 
 
 def load_manifest_splits(
-    files: dict[str, list[str] | None], required: Sequence[str], header_workers: int | None = None
+    files: dict[str, list[str] | None],
+    required: Sequence[str],
+    header_workers: int | None = None,
+    column_mapping: Mapping[str, str] | None = None,
 ) -> dict[str, Split]:
     """
     Reads the manifests of each set.
@@ -69,6 +73,7 @@ def load_manifest_splits(
         required (`Sequence[str]`): label columns that every manifest must have.
         header_workers (`int`, *optional*): threads that read the audio files' headers, so that the report of a damaged
             manifest names them too; None leaves them out.
+        column_mapping (`Mapping[str, str]`, *optional*): see [`~data.manifest.read_manifests`].
 
     Returns:
         `dict[str, Split]`: the sets that have clips.
@@ -81,7 +86,7 @@ def load_manifest_splits(
         if not paths:
             continue
         allowed = {"split": SPLITS} if name == "train" else None
-        table = read_manifests(paths, required, allowed, header_workers)
+        table = read_manifests(paths, required, allowed, header_workers, column_mapping)
         if name != "train" or "split" not in table:
             splits[name] = table
             continue
@@ -91,77 +96,6 @@ def load_manifest_splits(
                 splits[mark] = table[marks == mark].reset_index(drop=True)
     # A file given for a set comes after the rows of the `split` column and replaces them.
     return {name: Split(table, table["audio_path"].tolist()) for name, table in splits.items()}
-
-
-class _DatasetAudio(Sequence):
-    """Audio of a `datasets.Dataset`, read when asked for: a path, or bytes where the dataset holds them."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.column = dataset["audio"]
-
-    def __len__(self) -> int:
-        return len(self.column)
-
-    def __getitem__(self, index: int) -> str | bytes:
-        item = self.column[int(index)]
-        return item["bytes"] if item["bytes"] is not None else item["path"]
-
-
-def load_dataset_splits(name: str, config: str | None, required: Sequence[str]) -> dict[str, Split]:
-    """
-    Loads a dataset of the Hub (or a folder that `datasets` reads) whose columns are the manifest's.
-
-    Audio is left undecoded, so torchcodec is not needed; class labels become their names.
-
-    Args:
-        name (`str`): repository on the Hub, or a folder; its last part is the corpus where there is no such column.
-        config (`str`, *optional*): configuration of the dataset.
-        required (`Sequence[str]`): label columns that every split must have.
-
-    Returns:
-        `dict[str, Split]`: the sets `train`, `validation` (also from `dev`) and `test` that it has.
-
-    Raises:
-        InputError: the dataset can't be loaded or lacks a column.
-    """
-    try:
-        loaded = load_dataset(name, config)
-    except Exception as error:  # datasets raises many types; the user needs the one line
-        raise InputError(f"--dataset_name {name}: could not be loaded ({one_line(error)})") from error
-    if not isinstance(loaded, DatasetDict):
-        loaded = DatasetDict({"train": loaded})
-    splits = {}
-    for key, dataset in loaded.items():
-        if key not in HUB_SPLITS:
-            continue
-        for column in ("audio", *required):
-            if column not in dataset.column_names:
-                found = ", ".join(dataset.column_names)
-                raise InputError(f"--dataset_name {name}: column {column!r} is missing in {key}; found: {found}")
-        dataset = dataset.cast_column("audio", Audio(decode=False))
-        columns = {}
-        for column in dataset.column_names:
-            if column == "audio":
-                continue
-            values = dataset[column]
-            names = dataset.features[column].names if hasattr(dataset.features[column], "names") else None
-            columns[column] = ["" if v is None else names[v] if names else str(v) for v in values]
-        audio = _DatasetAudio(dataset)
-        paths = [item["path"] for item in dataset["audio"]]
-        table = pd.DataFrame(
-            {"audio": [Path(path).name if path else str(i) for i, path in enumerate(paths)], **columns}
-        )
-        for column in LABEL_COLUMNS:
-            if column not in table:
-                table[column] = ""
-        table["manifest"], table["row"] = f"{name} ({key})", range(len(table))
-        add_speakers(table, Path(name).name)
-        splits[HUB_SPLITS[key]] = Split(table, audio)
-    if not splits:
-        raise InputError(
-            f"--dataset_name {name}: found the splits {', '.join(loaded)}; needed is train, validation or test"
-        )
-    return splits
 
 
 def drop_unusable(split: Split, num_workers: int, cache: ScanCache | None = None) -> tuple[Split, pd.DataFrame]:

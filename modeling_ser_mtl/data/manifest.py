@@ -12,9 +12,9 @@ import pandas as pd
 import pyarrow as pa
 
 from .checks import Fault, find_audio_faults, find_faults, raise_or_warn
+from .columns import LABEL_COLUMNS, check_column_mapping
 from .errors import InputError, one_line
 
-LABEL_COLUMNS = ("emotion", "gender", "speaker_id", "text")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 PART_ROWS = 1_000
 DELIMITERS = (",", ";", "\t", "|")
@@ -56,6 +56,7 @@ def read_manifests(
     required: Sequence[str] = (),
     allowed: Mapping[str, Sequence[str]] | None = None,
     header_workers: int | None = None,
+    column_mapping: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """
     Reads several manifests into one table, in their order; a column that one of them lacks is empty there.
@@ -66,6 +67,8 @@ def read_manifests(
             [`read_manifest`].
         header_workers (`int`, *optional*): Threads that read the headers of the audio files once damage stops the run,
             so that the error names the clips that would be skipped, too. None: no audio file is opened.
+        column_mapping (`Mapping[str, str]`, *optional*): Names of columns in the manifests by ours, see
+            [`~data.columns.parse_column_mapping`].
 
     Returns:
         `pd.DataFrame`: As of [`read_manifest`].
@@ -75,7 +78,7 @@ def read_manifests(
     """
     tables, faults = [], []
     for path in paths:
-        table, found = examine_manifest(path, required, allowed)
+        table, found = examine_manifest(path, required, allowed, column_mapping)
         tables.append(table)
         faults += found
     if header_workers is not None and any(fault.stops for fault in faults):
@@ -86,7 +89,10 @@ def read_manifests(
 
 
 def examine_manifest(
-    path: str | os.PathLike, required: Sequence[str] = (), allowed: Mapping[str, Sequence[str]] | None = None
+    path: str | os.PathLike,
+    required: Sequence[str] = (),
+    allowed: Mapping[str, Sequence[str]] | None = None,
+    column_mapping: Mapping[str, str] | None = None,
 ) -> tuple[pd.DataFrame, list[Fault]]:
     """
     Reads what can be read of a manifest and finds all its damage, in one pass and without opening an audio file.
@@ -94,6 +100,7 @@ def examine_manifest(
     Args:
         path (`str` or `os.PathLike`), required (`Sequence[str]`), allowed (`Mapping[str, Sequence[str]]`, *optional*):
             As in [`read_manifest`].
+        column_mapping (`Mapping[str, str]`, *optional*): As in [`read_manifests`].
 
     Returns:
         `tuple[pd.DataFrame, list[Fault]]`: The rows that can be read and whose audio file exists, as of
@@ -107,8 +114,8 @@ def examine_manifest(
     numbers = np.array(rows, dtype=np.int64)
     table.columns = [str(column).strip() for column in table.columns]
     if not faults or not table.columns.empty:
-        faults += _column_faults(table, path, required)
-    table = table.loc[:, ~table.columns.duplicated()].copy()
+        faults += _column_faults(table, path, required, column_mapping or {})
+    table = table.loc[:, ~table.columns.duplicated()].rename(columns=_renamed(table, column_mapping or {}))
     if "audio" not in table:
         return pd.DataFrame(), faults
     is_text = np.array([isinstance(audio, str) for audio in table["audio"]], dtype=bool)
@@ -341,15 +348,23 @@ def _encoding_message(path: str, byte: str) -> str:
     return f"could not be read as {Path(path).suffix[1:].upper()} in UTF-8 (byte {byte}); save it again in UTF-8"
 
 
-def _column_faults(table: pd.DataFrame, path: str, required: Sequence[str]) -> list[Fault]:
+def _column_faults(table: pd.DataFrame, path: str, required: Sequence[str], mapping: Mapping[str, str]) -> list[Fault]:
     header = [1] if Path(path).suffix.lower() in (".csv", ".tsv") else []
     found = ", ".join(table.columns) or "none"
-    faults = []
+    unmapped = check_column_mapping(list(table.columns), mapping)
+    faults = [Fault(path, kind, header, message) for kind, message in unmapped.values()]
+    there = {*table.rename(columns=_renamed(table, mapping)), *unmapped}
     for column in dict.fromkeys(["audio", *required]):
-        if column not in table:
-            message = f"column {column!r} is missing; found: {found}; add it or rename one of these"
-            faults.append(Fault(path, "missing-column", header, message))
+        if column not in there:
+            message = f"column {column!r} is missing; found: {found}; add it, rename one of these or give it in "
+            faults.append(Fault(path, "missing-column", header, f"{message}--column_mapping"))
     for column in table.columns[table.columns.duplicated()].unique():
         message = f"column {column!r} is there more than once; found: {found}; rename or drop one"
         faults.append(Fault(path, "duplicate-column", header, message))
     return faults
+
+
+def _renamed(table: pd.DataFrame, mapping: Mapping[str, str]) -> dict[str, str]:
+    """Our names by those of the table, where a mapping can be followed."""
+    unmapped = check_column_mapping(list(table.columns), mapping)
+    return {source: column for column, source in mapping.items() if column not in unmapped}

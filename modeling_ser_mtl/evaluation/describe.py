@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..data.audio import SAMPLING_RATE, scan_audio
+from ..data.columns import parse_column_mapping
 from ..data.errors import InputError
 from ..data.manifest import read_manifests
 from ..data.scan_cache import ScanCache, default_folder
@@ -128,6 +129,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("manifests", nargs="+", metavar="MANIFEST", help="CSV, TSV, JSONL or Parquet")
     parser.add_argument("--figure", type=Path, metavar="FILE", help=f"draw it too: {', '.join(FIGURE_SUFFIXES)}")
+    parser.add_argument(
+        "--column_mapping",
+        nargs="+",
+        default=[],
+        metavar="OURS=THEIRS",
+        help="columns under other names, emotion=label",
+    )
     parser.add_argument("--preprocessing_num_workers", type=int, default=2, help="threads that measure the audio")
     args = parser.parse_args(argv)
     if args.preprocessing_num_workers < 1:
@@ -135,7 +143,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.figure is not None:
         _check_figure(args.figure)
 
-    table = measure_clips(read_manifests(args.manifests), args.preprocessing_num_workers, ScanCache(default_folder()))
+    clips = read_manifests(args.manifests, column_mapping=parse_column_mapping(args.column_mapping))
+    table = measure_clips(clips, args.preprocessing_num_workers, ScanCache(default_folder()))
     if (table["reason"] != "").all():
         raise InputError(f"{args.manifests[0]}: no clip can be used; the first: {table['reason'].iloc[0]}")
     print(format_description(describe(table)))

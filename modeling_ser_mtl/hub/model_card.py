@@ -237,7 +237,7 @@ def _training(facts: RunFacts) -> str:
             name,
             _names(split.corpora),
             str(split.clips),
-            f"{split.hours:.2f}",
+            "unknown" if split.hours is None else f"{split.hours:.2f}",
             str(split.speakers),
             *(str(split.labelled[task]) for task in tasks),
         ]

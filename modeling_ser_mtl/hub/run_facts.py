@@ -55,7 +55,7 @@ class SplitFacts:
 
     Args:
         clips (`int`): number of clips.
-        hours (`float`): their length together.
+        hours (`float`, *optional*): their length together; None where they are streamed.
         speakers (`int`): known speakers.
         labelled (`dict[str, int]`): clips with a label, by task of the model.
         corpora, emotions, genders (`dict[str, int]`): clips by corpus, by emotion and by gender.
@@ -63,7 +63,7 @@ class SplitFacts:
     """
 
     clips: int
-    hours: float
+    hours: float | None
     speakers: int
     labelled: dict[str, int]
     corpora: dict[str, int]

@@ -7,6 +7,7 @@ from transformers import TrainingArguments
 
 from ..configuration_ser_mtl import FUSIONS, NORMALIZATIONS, TASK_BALANCINGS, TASKS
 from ..data.augmentation import AUGMENTATIONS
+from ..data.columns import COLUMNS
 from ..hub.run_facts import check_card_options
 
 # A published encoder wants small steps, new weights large ones.
@@ -91,6 +92,28 @@ class DataArguments:
         default=None, metadata={"help": "A dataset of the Hub, or a folder, with the manifest's columns."}
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of dataset_name."})
+    dataset_splits: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Splits of dataset_name under other names, e.g. train=train validation=dev test=session5; a split "
+            "may be any that datasets takes, such as train+validation."
+        },
+    )
+    column_mapping: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Columns of the manifests or the dataset under other names, e.g. audio=file emotion=label; ours "
+            f"are {', '.join(COLUMNS)}."
+        },
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Never download dataset_name as a whole: read its labels, then the audio in order."},
+    )
+    shuffle_buffer_size: int = field(
+        default=1_000,
+        metadata={"help": "With streaming: encoded clips in memory to draw from, per worker; 1 keeps the order."},
+    )
     synthetic_corpus: bool = field(
         default=False,
         metadata={"help": "Train on the small synthetic corpus, spoken by eSpeak NG (needs the extra `quickstart`)."},

@@ -4,7 +4,7 @@ import json
 import logging
 import pickle
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,10 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..configuration_ser_mtl import FUSIONS, TASKS, SerMtlConfig
-from ..data.audio import SAMPLING_RATE, load_audio
+from ..data.audio import SAMPLING_RATE
 from ..data.dataset import LabelNames, SpeechDataset
 from ..data.errors import InputError, one_line
+from ..data.streaming import StreamedDataset
 from ..data.text import build_vocabulary
 from ..modeling_ser_mtl import SerMtlModel, backbone_class
 from ..processing_ser_mtl import LogMelFeatureExtractor, SerMtlProcessor
@@ -50,7 +51,7 @@ SPEC_AUGMENT_MASK = "masked_spec_embed"
 BOOKKEEPING = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")
 # Names of weights or settings that a message spells out.
 NAMES_SHOWN = 8
-# Training clips, evenly spread over the manifest, that give the mean and standard deviation of log-mel features.
+# Training clips that give the mean and standard deviation of log-mel features.
 STATISTICS_CLIPS = 200
 
 
@@ -210,7 +211,9 @@ def is_checkpoint(args: ModelArguments, config: PretrainedConfig) -> bool:
     return takes_all and config.architectures == [SerMtlModel.__name__]
 
 
-def build_processor(args: ModelArguments, config: SerMtlConfig, train: SpeechDataset | None) -> SerMtlProcessor:
+def build_processor(
+    args: ModelArguments, config: SerMtlConfig, train: SpeechDataset | StreamedDataset | None
+) -> SerMtlProcessor:
     """
     The checkpoint's processor, or the backbone's feature extractor beside a tokenizer with the characters of the
     training transcripts.
@@ -218,8 +221,8 @@ def build_processor(args: ModelArguments, config: SerMtlConfig, train: SpeechDat
     Args:
         args ([`ModelArguments`]): where the checkpoint or the encoder comes from.
         config ([`SerMtlConfig`]): of the model.
-        train ([`SpeechDataset`], *optional*): the training clips. Without them log-mel features stay as they are;
-            without transcripts the characters are a to z and the apostrophe.
+        train ([`SpeechDataset`] or [`StreamedDataset`], *optional*): the training clips. Without them log-mel features
+            stay as they are; without transcripts the characters are a to z and the apostrophe.
 
     Raises:
         InputError: a processor that can't be read, or a Whisper encoder of no whole number of seconds.
@@ -228,8 +231,8 @@ def build_processor(args: ModelArguments, config: SerMtlConfig, train: SpeechDat
         processor = _from_pretrained(AutoProcessor, args)
     else:
         transcripts = [text for text in train.transcripts if text] if train is not None else []
-        audio = train.audio if train is not None else None
-        processor = SerMtlProcessor(build_feature_extractor(args, config, audio), _build_tokenizer(transcripts))
+        waveforms = train.waveforms(STATISTICS_CLIPS) if train is not None else None
+        processor = SerMtlProcessor(build_feature_extractor(args, config, waveforms), _build_tokenizer(transcripts))
     return processor
 
 
@@ -248,7 +251,7 @@ def check_max_seconds(processor: SerMtlProcessor, max_seconds: float) -> None:
         )
 
 
-def build_feature_extractor(args: ModelArguments, config: SerMtlConfig, audio: Sequence[str | bytes] | None) -> Any:
+def build_feature_extractor(args: ModelArguments, config: SerMtlConfig, waveforms: Iterable[np.ndarray] | None) -> Any:
     """
     The feature extractor of the encoder at `--model_name_or_path`, with its statistics, or else a new one. New log-mel
     features are standardised by training clips; those of Whisper need no statistics.
@@ -256,8 +259,8 @@ def build_feature_extractor(args: ModelArguments, config: SerMtlConfig, audio: S
     Args:
         args ([`ModelArguments`]): where the encoder comes from.
         config ([`SerMtlConfig`]): of the model.
-        audio (`Sequence[str | bytes]`, *optional*): the training clips, as [`~data.audio.load_audio`] reads them.
-            Without them log-mel features stay as they are.
+        waveforms (`Iterable[np.ndarray]`, *optional*): some training clips, float32 at 16 kHz; read only where they are
+            needed. Without them log-mel features stay as they are.
 
     Raises:
         InputError: a feature extractor that can't be read, or a Whisper encoder of no whole number of seconds.
@@ -278,9 +281,8 @@ def build_feature_extractor(args: ModelArguments, config: SerMtlConfig, audio: S
     feature_extractor = LogMelFeatureExtractor(
         num_mel_bins=FRAME_SIZE - 1, stride=backbone.feature_projection_input_dim // FRAME_SIZE
     )
-    if audio is not None:
-        clips = np.linspace(0, len(audio) - 1, min(len(audio), STATISTICS_CLIPS)).astype(int)
-        feature_extractor.fit(load_audio(audio[clip]) for clip in clips)
+    if waveforms is not None:
+        feature_extractor.fit(waveforms)
     return feature_extractor
 
 

@@ -25,9 +25,9 @@ from .arguments import DataArguments, ModelArguments, SerMtlTrainingArguments
 from .labels import LABEL_COLUMN
 from .parser import FILE_SUFFIXES
 
-# Settings whose slash may belong to a name of the Hub, or to a label.
+# Settings whose slash may belong to a name of the Hub, or to a label or column.
 HUB_NAMES = ("model_name_or_path", "dataset_name", "dataset_names", "hub_model_id")
-LABEL_SETTINGS = ("emotion_labels", "gender_labels")
+LABEL_SETTINGS = ("emotion_labels", "gender_labels", "column_mapping")
 HYPERPARAMETERS = (
     "learning_rate",
     "head_learning_rate",
@@ -69,7 +69,7 @@ def gather_facts(
     Args:
         model_args ([`ModelArguments`]), data_args ([`DataArguments`]), args ([`SerMtlTrainingArguments`]): its
             arguments.
-        tables (`Mapping[str, pd.DataFrame]`): its sets, with `length` in samples at 16 kHz.
+        tables (`Mapping[str, pd.DataFrame]`): its sets, see [`split_facts`].
         tasks (`Sequence[str]`): tasks of the model.
         settings (`Mapping[str, Any]`): see [`given_settings`].
         metrics (`Mapping[str, float]`): what it measured, with prefixes.
@@ -116,7 +116,8 @@ def split_facts(table: pd.DataFrame, tasks: Sequence[str]) -> SplitFacts:
     Counts the clips of a set.
 
     Args:
-        table (`pd.DataFrame`): its clips, with `length` in samples at 16 kHz; a label that is "" is unknown.
+        table (`pd.DataFrame`): its clips, with `length` in samples at 16 kHz unless they are streamed; a label that is
+            "" is unknown.
         tasks (`Sequence[str]`): tasks of the model.
     """
 
@@ -125,7 +126,7 @@ def split_facts(table: pd.DataFrame, tasks: Sequence[str]) -> SplitFacts:
 
     return SplitFacts(
         clips=len(table),
-        hours=round(float(table["length"].astype(int).sum()) / SAMPLING_RATE / 3600, 4),
+        hours=round(float(table["length"].astype(int).sum()) / SAMPLING_RATE / 3600, 4) if "length" in table else None,
         speakers=len(counts("speaker")),
         labelled={task: int((table[LABEL_COLUMN[task]] != "").sum()) for task in tasks},
         corpora=counts("corpus"),

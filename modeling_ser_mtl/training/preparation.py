@@ -9,12 +9,17 @@ import pandas as pd
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..data import scan_cache
+from ..data.augmentation import WaveformAugmentation
+from ..data.columns import parse_column_mapping, parse_names
 from ..data.corpora.espeak import build_corpus, default_folder
+from ..data.dataset import LabelNames, SpeechDataset
 from ..data.emotions import count_emotions, map_emotions, parse_emotion_map
 from ..data.errors import InputError
+from ..data.hub_dataset import load_dataset_splits
 from ..data.leaks import check_leaks
-from ..data.loading import Split, drop_unusable, load_dataset_splits, load_manifest_splits, split_by_speaker
+from ..data.loading import SPLITS, Split, drop_unusable, load_manifest_splits, split_by_speaker
 from ..data.manifest import clear_labels_outside
+from ..data.streaming import Skipped, StreamedDataset
 from .arguments import DataArguments, SerMtlTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -62,7 +67,7 @@ def prepare_splits(
     emotion_labels: Sequence[str] | None = None,
 ) -> tuple[dict[str, Split], pd.DataFrame]:
     """
-    The training, validation and test set of a run, without clips that can't be used.
+    The training, validation and test set of a run, without clips that can't be used unless they are streamed.
 
     Args:
         args ([`DataArguments`]): where the clips are and how they are split.
@@ -72,8 +77,8 @@ def prepare_splits(
         emotion_labels (`Sequence[str]`, *optional*): the emotions that count; other clips lose their emotion label.
 
     Returns:
-        `tuple[dict[str, Split], pd.DataFrame]`: the sets by name, and a table `manifest,row,audio,reason` of the clips
-        that were skipped.
+        `tuple[dict[str, Split], pd.DataFrame]`: the sets by name, and a table `manifest,row,audio,reason,split` of the
+        clips that were skipped.
 
     Raises:
         InputError: nothing to do, no source or several, data that can't be read, a set that is needed and not there,
@@ -90,15 +95,25 @@ def prepare_splits(
             "give one source of data: --train_file (and --validation_file, --test_file), --dataset_name or "
             "--synthetic_corpus"
         )
+    if args.dataset_name is None and (args.streaming or args.dataset_splits is not None):
+        raise InputError(f"--{'streaming' if args.streaming else 'dataset_splits'}: only with --dataset_name")
+    mapping = parse_column_mapping(args.column_mapping or [])
     if args.synthetic_corpus:
         files = {"train": [str(build_corpus(default_folder()))]}
     if args.dataset_name is not None:
-        splits = load_dataset_splits(args.dataset_name, args.dataset_config_name, required)
+        splits = load_dataset_splits(
+            args.dataset_name,
+            args.dataset_config_name,
+            required,
+            column_mapping=mapping,
+            dataset_splits=parse_names(args.dataset_splits or [], "--dataset_splits", SPLITS),
+            streaming=args.streaming,
+        )
     else:
-        splits = load_manifest_splits(files, required, header_workers=args.preprocessing_num_workers)
+        splits = load_manifest_splits(files, required, args.preprocessing_num_workers, mapping)
     if args.emotion_map is not None:
-        mapping = parse_emotion_map(args.emotion_map)
-        splits = {name: _map_emotions(name, split, mapping, args.drop_unmapped) for name, split in splits.items()}
+        emotions = parse_emotion_map(args.emotion_map)
+        splits = {name: _map_emotions(name, split, emotions, args.drop_unmapped) for name, split in splits.items()}
     if emotion_labels is not None:  # before the split, which is stratified by emotion
         for split in splits.values():
             split.table = clear_labels_outside(split.table, "emotion", emotion_labels)
@@ -112,12 +127,15 @@ def prepare_splits(
         stratify_folds=args.stratify_folds,
         fold_column=args.fold_column,
     )
-    check_leaks(splits)
+    if not args.streaming:  # files are compared by their content
+        check_leaks(splits)
     wanted = {"train": do_train, "validation": do_train or do_eval, "test": do_predict}
     for name, flag in wanted.items():
         if flag and name not in splits:
             raise InputError(f"the data has no {name} set; give --{name}_file" + " or --num_folds" * (name == "test"))
     splits = {name: split for name, split in splits.items() if wanted[name]}
+    if args.streaming:
+        return splits, pd.DataFrame(columns=[*Skipped._fields, "split"])
 
     total, skipped, cache = sum(map(len, splits.values())), [], scan_cache.ScanCache(scan_cache.default_folder())
     for name, split in splits.items():
@@ -138,11 +156,60 @@ def prepare_splits(
     return splits, skipped_table
 
 
+def check_streaming(data_args: DataArguments, args: SerMtlTrainingArguments) -> None:
+    """
+    Refuses options beside `--streaming` that need any clip at any time.
+
+    Args:
+        data_args ([`DataArguments`]), args ([`SerMtlTrainingArguments`]): the run's options.
+
+    Raises:
+        InputError: there is one of them.
+    """
+    if not data_args.streaming:
+        return
+    strategy = str(args.train_sampling_strategy)
+    options = {
+        "class_aware_batches": args.class_aware_batches,
+        f"train_sampling_strategy {strategy}": strategy != "random",
+        "submission_file": data_args.submission_file is not None,
+        "trials_file": data_args.trials_file is not None,
+    }
+    for option, is_given in options.items():
+        if is_given:
+            raise InputError(f"--{option}: needs clips in any order and under their names; drop it or --streaming")
+    if data_args.shuffle_buffer_size < 1:
+        raise InputError(f"--shuffle_buffer_size {data_args.shuffle_buffer_size}: give 1 or more")
+
+
+def build_dataset(
+    args: DataArguments, split: Split, labels: LabelNames, *, training: bool, seed: int
+) -> SpeechDataset | StreamedDataset:
+    """
+    The clips of a set, on disk or streamed.
+
+    Args:
+        args ([`DataArguments`]): longest item, augmentation and size of the shuffle buffer.
+        split ([`Split`]): the set.
+        labels ([`LabelNames`]): classes of the model.
+        training (`bool`): whether it trains.
+        seed (`int`): seed of crops, augmentation and a stream's order.
+
+    Raises:
+        InputError: an augmentation that is unknown or can't be had.
+    """
+    augmentation = WaveformAugmentation(tuple(args.augment or ()), args.augment_probability, seed) if training else None
+    options = {"max_seconds": args.max_seconds, "augmentation": augmentation, "training": training, "seed": seed}
+    if split.stream is None:
+        return SpeechDataset(split.table, split.audio, labels, **options)
+    return StreamedDataset(split.table, split.stream, labels, shuffle_buffer_size=args.shuffle_buffer_size, **options)
+
+
 def _map_emotions(name: str, split: Split, mapping: dict[str, str], drop: bool) -> Split:
     """A set with its emotions renamed; clips outside the map are counted, and dropped if `drop`."""
     table, outside = map_emotions(split.table, mapping)
     if len(outside):
         done = "dropped" if drop else "kept without an emotion"
         logger.warning("%s set: clips outside --emotion_map %s: %s", name, done, count_emotions(split.table, outside))
-    mapped = Split(table, split.audio)
+    mapped = Split(table, split.audio, split.stream)
     return mapped.take(np.delete(np.arange(len(table)), outside)) if drop else mapped

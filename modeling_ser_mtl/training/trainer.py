@@ -17,7 +17,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput, get_last_che
 from transformers.training_args import ParallelMode
 
 from ..configuration_ser_mtl import SerMtlConfig
-from ..data.dataset import SpeechDataset
+from ..data.dataset import Clips, SpeechDataset
 from ..data.errors import InputError, one_line
 from ..data.samplers import ClassAwareSampler, SeededLengthGroupedSampler
 from ..evaluation.metrics import Predictions, compute_metrics, embedding_similarity
@@ -331,7 +331,7 @@ class SerMtlTrainer(Trainer):
         """As in `Trainer`; `predictions` is a [`~evaluation.metrics.Predictions`] and the metrics are all of ours."""
         with self._average.average.applied(self.model):
             output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
-        config, dataset = self.accelerator.unwrap_model(self.model).config, cast(SpeechDataset, dataloader.dataset)
+        config, dataset = self.accelerator.unwrap_model(self.model).config, cast(Clips, dataloader.dataset)
         kept, clip_index = cast(tuple[dict[str, np.ndarray], np.ndarray], (output.predictions, output.label_ids))
         predictions = whole_clips(kept, clip_index, dataset, self.processing_class)
         metrics = compute_metrics(
@@ -378,19 +378,24 @@ def embedding_metrics(embeddings: np.ndarray, labels: np.ndarray, config: SerMtl
 
 
 def whole_clips(
-    kept: dict[str, np.ndarray], clip_index: np.ndarray, dataset: SpeechDataset, processor: SerMtlProcessor
+    kept: dict[str, np.ndarray], clip_index: np.ndarray, dataset: Clips, processor: SerMtlProcessor
 ) -> Predictions:
     """
-    Joins the windows of each clip: probabilities, embeddings and losses are averaged, texts joined in order.
+    Joins the windows of each clip: probabilities, embeddings and losses are averaged, texts joined in order. A clip
+    without windows, which a streamed set finds unusable, is left out.
 
     Args:
         kept (`dict[str, np.ndarray]`): what [`SerMtlTrainer.prediction_step`] keeps, one row per window.
-        clip_index (`np.ndarray` of shape `(num_windows,)`): the clip of each window, in ascending order of start.
-        dataset ([`SpeechDataset`]): the split.
+        clip_index (`np.ndarray` of shape `(num_windows,)`): the clip of each window, in ascending order of start; -1
+            where a window is of none.
+        dataset ([`Clips`]): the split.
         processor ([`SerMtlProcessor`]): decodes.
     """
-    table, num_clips = dataset.table, len(dataset.table)
-    windows = np.bincount(clip_index, minlength=num_clips)
+    kept, clip_index = {name: values[clip_index >= 0] for name, values in kept.items()}, clip_index[clip_index >= 0]
+    clips, clip_index, windows = np.unique(clip_index, return_inverse=True, return_counts=True)
+    table, num_clips = dataset.table.iloc[clips], len(clips)
+    if not num_clips:
+        raise InputError(f"{dataset.table['manifest'].iloc[0]}: no clip can be used; check their audio")
 
     def average(values: np.ndarray) -> np.ndarray:
         total = np.zeros((num_clips, *values.shape[1:]))
@@ -405,16 +410,16 @@ def whole_clips(
         transcripts = [" ".join(filter(None, parts)) for parts in texts]
     return Predictions(
         emotion_probabilities=average(kept["emotion"]) if "emotion" in kept else None,
-        emotion_labels=dataset.emotion_labels,
+        emotion_labels=dataset.emotion_labels[clips],
         emotion_embeddings=average(kept["emotion_embeddings"]) if "emotion_embeddings" in kept else None,
         gender_probabilities=average(kept["gender"]) if "gender" in kept else None,
-        gender_labels=dataset.gender_labels,
+        gender_labels=dataset.gender_labels[clips],
         speaker_embeddings=average(kept["speaker"]) if "speaker" in kept else None,
         speakers=table["speaker"].tolist(),
         corpora=table["corpus"].tolist(),
         genders=table["gender"].tolist(),
         audio=table["audio"].tolist(),
         transcripts=transcripts,
-        references=dataset.transcripts,
+        references=[dataset.transcripts[clip] for clip in clips],
         losses={name[5:]: average(values) for name, values in kept.items() if name.startswith("loss_")},
     )

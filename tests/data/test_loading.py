@@ -1,16 +1,13 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import soundfile
-from datasets import Audio, ClassLabel, Dataset
 
 from modeling_ser_mtl.data.audio import load_audio
 from modeling_ser_mtl.data.errors import InputError
 from modeling_ser_mtl.data.loading import (
     drop_unusable,
-    load_dataset_splits,
     load_manifest_splits,
     split_by_speaker,
 )
@@ -99,48 +96,3 @@ def test_folds_beside_a_given_test_set_are_an_error(manifest) -> None:
     files = {"train": [str(manifest("a.csv", [0, 1]))], "test": [str(manifest("b.csv", [2]))]}
     with pytest.raises(InputError, match="--num_folds 2: the data names its own test set"):
         split_by_speaker(load_manifest_splits(files, []), **HOLD_OUT | {"num_folds": 2})
-
-
-@pytest.fixture
-def parquet(clips, tmp_path) -> Path:
-    """A folder that `datasets` reads: audio as bytes, gender as a class, one emotion missing, a numeric speaker id."""
-    rows = clips.iloc[:6]
-    columns = {
-        "audio": [{"bytes": Path(path).read_bytes(), "path": Path(path).name} for path in rows["audio"]],
-        "emotion": [None, *rows["emotion"].iloc[1:]],
-        "gender": rows["gender"].tolist(),
-        "speaker_id": [1, 1, 1, 1, 2, 2],
-    }
-    dataset = Dataset.from_dict(columns).cast_column("gender", ClassLabel(names=["female", "male"]))
-    folder = tmp_path / "speech"
-    folder.mkdir()
-    dataset.cast_column("audio", Audio(decode=False)).to_parquet(folder / "train-00000-of-00001.parquet")
-    return folder
-
-
-def test_a_dataset_gives_the_manifests_columns_as_strings_and_its_audio(parquet, clips) -> None:
-    split = load_dataset_splits(str(parquet), None, ["emotion"])["train"]
-    table = split.table
-    assert table["emotion"].tolist() == ["", *clips["emotion"][1:6]]
-    assert table["gender"].tolist() == clips["gender"][:6].tolist()
-    assert table["speaker"].tolist() == ["speech/1"] * 4 + ["speech/2"] * 2
-    assert table["text"].tolist() == [""] * 6
-    assert table["audio"].tolist() == [f"{index:02d}.wav" for index in range(6)]
-    for index in (0, 5):
-        np.testing.assert_array_equal(load_audio(split.audio[index]), load_audio(clips["audio"][index]))
-
-
-def test_a_column_that_a_dataset_lacks_is_named(parquet) -> None:
-    with pytest.raises(InputError, match="column 'text' is missing in train; found: audio, emotion"):
-        load_dataset_splits(str(parquet), None, ["text"])
-
-
-def test_a_dataset_that_cannot_be_loaded_is_one_line(tmp_path) -> None:
-    with pytest.raises(InputError, match="--dataset_name .*nowhere: could not be loaded") as error:
-        load_dataset_splits(str(tmp_path / "nowhere"), None, [])
-    assert "\n" not in str(error.value)
-
-
-def test_a_table_from_a_dataset_drops_unusable_clips_too(parquet) -> None:
-    usable, skipped = drop_unusable(load_dataset_splits(str(parquet), None, [])["train"], 1)
-    assert isinstance(usable.table, pd.DataFrame) and len(usable) == 6 and skipped.empty

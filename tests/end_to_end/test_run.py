@@ -253,6 +253,18 @@ def test_a_folder_of_parquet_with_audio_trains_without_torchcodec(command, clips
     assert table["audio"].tolist() == [f"{index:02d}.wav" for index in range(16, 24)]
 
 
+def test_manifests_with_other_column_names_are_mapped(command, train, tiny_config, tmp_path) -> None:
+    for name in ("train", "validation", "test"):
+        path = tmp_path / f"{name}.csv"
+        path.write_text(path.read_text().replace("audio,emotion", "file,label", 1))
+    mapping = {"audio": "file", "emotion": "label"}
+    path = tmp_path / "settings.yaml"
+    path.write_text(json.dumps({"column_mapping": mapping, "tasks": "emotion"}))
+    run_ser_mtl.main([str(path), *command(**train)])
+    predictions = pd.read_csv(tmp_path / "output" / "predictions.csv")
+    assert "true_emotion" in predictions and "true_label" not in predictions
+
+
 def test_a_long_clip_is_cropped_in_training_and_averaged_over_windows_in_prediction(
     command, train, tiny_config, tmp_path
 ) -> None:

@@ -213,6 +213,13 @@ def test_the_command_describes_several_manifests_and_draws_the_same_figure_each_
     assert first == second and b"<svg" in first
 
 
+def test_the_command_reads_columns_of_other_names(manifest, capsys) -> None:
+    path = manifest("a/m.csv", range(3))
+    path.write_text(path.read_text().replace("emotion", "label", 1))
+    main([str(path), "--column_mapping", "emotion=label"])
+    assert re.search(r"^anger +6 +50.0%", capsys.readouterr().out, re.M)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

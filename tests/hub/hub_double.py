@@ -1,10 +1,10 @@
 """
-A Hub on loopback: the endpoints that `huggingface_hub` (1.x and 2.x) uses for models, repositories kept in memory.
+A Hub on loopback: the endpoints that `huggingface_hub` (1.x and 2.x) uses for models and data sets, kept in memory.
 
 It stands in for the service, never for the client: tests run the real client against it. Where the real Hub stores
 large files behind Xet and a content delivery network, this one answers by plain HTTP, as the Hub still does for clients
-without Xet. It knows models only, basic LFS transfers only, and neither pull requests nor discussions; what it doesn't
-know it answers with 501 and remembers in `unknown_requests`.
+without Xet. It knows basic LFS transfers only, and neither pull requests nor discussions; what it doesn't know it
+answers with 501 and remembers in `unknown_requests`.
 """
 
 import base64
@@ -118,7 +118,7 @@ class HubDouble:
         return [request.stage for request in self.requests]
 
     def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
-        """Content by path at a branch, tag or commit."""
+        """Content by path at a branch, tag or commit; a data set is `datasets/<user>/<name>`, here and below."""
         return self._repositories[repo_id].commit_at(revision).files
 
     def commits(self, repo_id: str) -> list[Commit]:
@@ -214,10 +214,10 @@ class HubDouble:
         self._require_token(request)
         wanted = request.json()
         owner, kind = wanted.get("organization") or self.user, wanted.get("type") or "model"
-        repo_id = f"{owner}/{wanted['name']}"
+        repo_id = f"{'datasets/' * (kind == 'dataset')}{owner}/{wanted['name']}"
         answer = {"url": f"{self.endpoint}/{repo_id}", "name": repo_id}
-        if kind != "model":
-            raise HubError(501, f"the Hub double has models only, no {kind}")
+        if kind not in ("model", "dataset"):
+            raise HubError(501, f"the Hub double has models and data sets, no {kind}")
         if owner != self.user:
             raise HubError(403, f'You don\'t have the rights to create a model under the namespace "{owner}"')
         if repo_id in self._repositories:
@@ -300,9 +300,9 @@ class HubDouble:
         model_index = {"model-index": card.pop("model-index")} if "model-index" in card else {}
         siblings = [file.sibling(path, "blobs" in request.query) for path, file in commit.snapshot.items()]
         info = {
-            "id": repo_id,
+            "id": repo_id.removeprefix("datasets/"),
             "modelId": repo_id,
-            "author": repo_id.split("/")[0],
+            "author": repo_id.removeprefix("datasets/").split("/")[0],
             "sha": commit.oid,
             "createdAt": repository.commits[0].date,
             "lastModified": commit.date,
@@ -381,24 +381,25 @@ class HubDouble:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{file.size}"
         return Answer(206, file.content[start:stop], headers)
 
-    _REPO, _REVISION, _PATH = r"(?P<repo_id>[^/]+/[^/]+?)", r"(?P<revision>[^/]+)", r"(?P<path>.+)"
+    _REPO, _REVISION, _PATH = r"(?P<repo_id>(?:datasets/)?[^/]+/[^/]+?)", r"(?P<revision>[^/]+)", r"(?P<path>.+)"
+    _API = rf"/api/(?:models/|(?=datasets/)){_REPO}"
     _ROUTES: tuple[tuple[str, str, str, Callable[..., Answer]], ...] = (
         ("GET", r"/api/whoami-v2", "whoami", _whoami),
         ("POST", r"/api/repos/create", "create", _create),
         ("POST", r"/api/validate-yaml", "validate", _validate),
-        ("POST", rf"/api/models/{_REPO}/preupload/{_REVISION}", "preupload", _preupload),
+        ("POST", rf"{_API}/preupload/{_REVISION}", "preupload", _preupload),
         ("POST", rf"/{_REPO}\.git/info/lfs/objects/batch", "lfs_batch", _lfs_batch),
         ("PUT", rf"/lfs-objects/{_REPO}/(?P<oid>[0-9a-f]+)", "lfs_upload", _lfs_upload),
         ("POST", rf"/{_REPO}\.git/info/lfs/verify", "lfs_verify", _lfs_verify),
-        ("POST", rf"/api/models/{_REPO}/commit/{_REVISION}", "commit", _commit),
-        ("GET", rf"/api/models/{_REPO}", "info", _info),
-        ("GET", rf"/api/models/{_REPO}/revision/{_REVISION}", "info", _info),
-        ("GET", rf"/api/models/{_REPO}/tree/{_REVISION}(?:/{_PATH})?", "tree", _tree),
-        ("POST", rf"/api/models/{_REPO}/paths-info/{_REVISION}", "paths_info", _paths_info),
-        ("GET", rf"/api/models/{_REPO}/refs", "refs", _refs),
-        ("POST", rf"/api/models/{_REPO}/tag/{_REVISION}", "tag", _create_tag),
-        ("DELETE", rf"/api/models/{_REPO}/tag/{_REVISION}", "tag", _delete_tag),
-        ("POST", rf"/api/models/{_REPO}/branch/{_REVISION}", "branch", _create_branch),
+        ("POST", rf"{_API}/commit/{_REVISION}", "commit", _commit),
+        ("GET", _API, "info", _info),
+        ("GET", rf"{_API}/revision/{_REVISION}", "info", _info),
+        ("GET", rf"{_API}/tree/{_REVISION}(?:/{_PATH})?", "tree", _tree),
+        ("POST", rf"{_API}/paths-info/{_REVISION}", "paths_info", _paths_info),
+        ("GET", rf"{_API}/refs", "refs", _refs),
+        ("POST", rf"{_API}/tag/{_REVISION}", "tag", _create_tag),
+        ("DELETE", rf"{_API}/tag/{_REVISION}", "tag", _delete_tag),
+        ("POST", rf"{_API}/branch/{_REVISION}", "branch", _create_branch),
         ("HEAD GET", rf"/{_REPO}/resolve/{_REVISION}/{_PATH}", "resolve", _resolve),
     )
 

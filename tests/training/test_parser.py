@@ -19,6 +19,7 @@ SETTINGS = {
     "num_train_epochs": 3,
     "learning_rate": 0.002,
     "emotion_labels": ["anger", "01"],
+    "column_mapping": {"audio": "file", "emotion": "label"},
     "max_seconds": 7.5,
     "report_to": "tensorboard",
     "use_cpu": True,
