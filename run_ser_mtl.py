@@ -22,6 +22,7 @@ from modeling_ser_mtl.hub.model_card import write_model_card
 from modeling_ser_mtl.hub.widget import check_widget_samples, synthetic_samples, write_widget
 from modeling_ser_mtl.training.arguments import DataArguments, ModelArguments, SerMtlTrainingArguments
 from modeling_ser_mtl.training.builders import build_model, build_processor, check_max_seconds, load_config
+from modeling_ser_mtl.training.calibrate import calibrate
 from modeling_ser_mtl.training.callbacks import EpochCallback
 from modeling_ser_mtl.training.facts import gather_facts, given_settings
 from modeling_ser_mtl.training.labels import LABEL_COLUMN, choose_best_metric, label_names, warn_about_labels
@@ -45,6 +46,12 @@ def run(
     set_seed(args.seed)
     check_streaming(data_args, args)
     config = load_config(model_args)
+    chooses_prior_correction = model_args.prior_correction == "auto"
+    if chooses_prior_correction and not (args.do_train and args.calibrate and "emotion" in config.tasks):
+        raise InputError(
+            "--prior_correction auto: is chosen after the training of emotions; give a number, or add --do_train and "
+            "leave out --calibrate False"
+        )
     samples = check_widget_samples(data_args.widget_samples or [], config.tasks, data_args.max_seconds)
 
     # Data: tables without unusable clips, disjoint in speakers.
@@ -107,6 +114,8 @@ def run(
         skipped.drop(columns="split").to_csv(output_dir / "skipped.csv", index=False)
     if args.do_train:
         result = trainer.train(resume_from_checkpoint=checkpoint)
+        if args.calibrate and "emotion" in config.tasks:
+            calibrate(trainer, datasets["validation"], chooses_prior_correction)
         trainer.save_model(_internal_call=True)  # without a push: that comes last, with the results
         trainer.save_metrics("train", result.metrics)
         trainer.save_state()
@@ -126,7 +135,9 @@ def run(
             table = tables[name][tables[name]["audio"].isin(predictions.audio)]
             if name == "test" or not args.do_predict:
                 path = output_dir / "predictions.csv"
-                written = write_predictions(path, table, predictions, labels.emotion, labels.gender)
+                written = write_predictions(
+                    path, table, predictions, labels.emotion, labels.gender, args.min_confidence
+                )
                 if name == "test" and data_args.submission_file is not None:
                     write_submission(data_args.submission_file, written)
             speakers = table["speaker"]

@@ -66,6 +66,12 @@ class SerMtlConfig(PretrainedConfig):
             0 is plain cross-entropy.
         label_smoothing (`float`, *optional*, defaults to 0.0):
             Label smoothing of the emotion cross-entropy, in [0, 1).
+        emotion_temperature (`float`, *optional*, defaults to 1.0):
+            Temperature of the emotion probabilities, above 0, fitted after training; see
+            [`~modeling_ser_mtl.calibrated_probabilities`]. The logits stay as they are.
+        emotion_prior_correction (`float`, *optional*, defaults to 0.0):
+            Exponent by which the emotion probabilities are freed from the class counts of the training clips; 0 leaves
+            them as they are, 1 takes all emotions to be equally frequent.
         gender_class_counts (`Sequence[int]`, *optional*):
             Training clips per gender; by default equal for all.
         gender_class_weight (`float`, *optional*, defaults to 1.0):
@@ -132,6 +138,8 @@ class SerMtlConfig(PretrainedConfig):
         emotion_class_weight: float = 0.0,
         emotion_focus: float = 0.0,
         label_smoothing: float = 0.0,
+        emotion_temperature: float = 1.0,
+        emotion_prior_correction: float = 0.0,
         gender_class_counts: Sequence[int] | None = None,
         gender_class_weight: float = 1.0,
         swfc_weight: float = 0.3,
@@ -192,6 +200,8 @@ class SerMtlConfig(PretrainedConfig):
         self.emotion_class_weight = emotion_class_weight
         self.emotion_focus = emotion_focus
         self.label_smoothing = label_smoothing
+        self.emotion_temperature = emotion_temperature
+        self.emotion_prior_correction = emotion_prior_correction
         self.gender_class_counts = None if gender_class_counts is None else [int(n) for n in gender_class_counts]
         self.gender_class_weight = gender_class_weight
         self.swfc_weight = swfc_weight
@@ -270,19 +280,24 @@ class SerMtlConfig(PretrainedConfig):
 
 def _check_ranges(config: SerMtlConfig) -> None:
     """Raises a ValueError for the first setting outside its range."""
-    positive = {"swfc_temperature": config.swfc_temperature, "speaker_scale": config.speaker_scale}
+    positive = {
+        "emotion_temperature": config.emotion_temperature,
+        "swfc_temperature": config.swfc_temperature,
+        "speaker_scale": config.speaker_scale,
+    }
     non_negative = {
         **{f"task_weights.{task}": weight for task, weight in config.task_weights.items()},
         "swfc_weight": config.swfc_weight,
         "swfc_focus": config.swfc_focus,
         "emotion_focus": config.emotion_focus,
         "emotion_class_weight": config.emotion_class_weight,
+        "emotion_prior_correction": config.emotion_prior_correction,
         "gender_class_weight": config.gender_class_weight,
         "speaker_margin": config.speaker_margin,
         "num_speakers": config.num_speakers,
     }
     for name, value in positive.items():
-        if not value > 0:
+        if not 0 < value < float("inf"):
             raise ValueError(f"{name}: found {value}, must be above 0")
     for name, value in non_negative.items():
         if not 0 <= value < float("inf"):

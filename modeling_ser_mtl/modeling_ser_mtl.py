@@ -1,7 +1,7 @@
 """The four-task speech model: encoder, hidden-state softmax per task, co-attention and heads."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -305,6 +305,32 @@ def config_swfc_loss(
         bank_embeddings=bank_embeddings,
         bank_labels=bank_labels,
     )
+
+
+def calibrated_probabilities(
+    logits: Tensor, temperature: float, class_counts: Sequence[int] | None, prior_correction: float
+) -> Tensor:
+    r"""
+    Probabilities of the classes, with the confidence of the clips that `temperature` was fitted on (Guo et al., ICML
+    2017) and without some of the class frequencies of training (Saerens et al., Neural Computation 2002):
+
+        p_c ~ softmax(logits / temperature)_c / n_c ** prior_correction
+
+    Args:
+        logits (`Tensor` of shape `(N, C)`): logits of any precision.
+        temperature (`float`): above 0; 1 changes nothing, more makes all classes more alike. It moves no argmax.
+        class_counts (`Sequence[int]` of length C, *optional*): training clips per class, n; None takes them as equal.
+            A class without any counts as one of about mean frequency.
+        prior_correction (`float`): 0 or more; 0 changes nothing, 1 takes the classes to be equally frequent.
+
+    Returns:
+        `Tensor` of shape `(N, C)`: rows of sum 1, in float32, of float64 logits in float64.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    weights = cross_entropy_weights(class_counts, prior_correction)
+    if weights is not None:
+        logits = logits + weights.log().to(logits)
+    return logits.softmax(-1)
 
 
 def backbone_class(config: SerMtlConfig) -> type[PreTrainedModel]:
@@ -701,6 +727,17 @@ class SerMtlModel(SerMtlPreTrainedModel):
                 if task in totals
             }
         return weighted_terms(totals, config.task_weights, log_variances)
+
+    def emotion_probabilities(self, logits: Tensor) -> Tensor:
+        """
+        Probabilities `(B, num_labels)` of the emotions from the `logits` `(B, num_labels)` of an output: see
+        [`calibrated_probabilities`], whose settings are `emotion_temperature`, `emotion_class_counts` and
+        `emotion_prior_correction` of the configuration.
+        """
+        config = self.config
+        return calibrated_probabilities(
+            logits, config.emotion_temperature, config.emotion_class_counts, config.emotion_prior_correction
+        )
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """As in transformers, and names the classes and pipelines by which the folder loads without this package."""

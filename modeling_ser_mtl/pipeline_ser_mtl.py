@@ -48,6 +48,7 @@ class WindowedAudioPipeline(ChunkPipeline):
         **kwargs: as in `Pipeline`, and the parameters of a call.
     """
 
+    model: Any  # a `SerMtlModel`, whose file imports this one
     processor: SerMtlProcessor
     # Of a processor alone, `Pipeline` takes feature extractor and tokenizer by itself: they say how batches are padded.
     _load_processor: Any = True
@@ -138,6 +139,7 @@ class SerMtlAudioClassificationPipeline(WindowedAudioPipeline, AudioClassificati
 
     A call takes the parameters of [`WindowedAudioPipeline`] and `function_to_apply` (`"softmax"`, the default,
     `"sigmoid"` or `"none"`), and gives a list of `{"score": float, "label": str}` for each clip, the likeliest first.
+    Softmax stands for the calibrated probabilities of [`SerMtlModel.emotion_probabilities`].
 
     Args:
         model ([`SerMtlModel`]): a model with the emotion task.
@@ -181,7 +183,7 @@ class SerMtlAudioClassificationPipeline(WindowedAudioPipeline, AudioClassificati
         """Scores averaged over the windows, `model_outputs`; `top_k` and `function_to_apply` as in a call."""
         logits = torch.cat([window["logits"] for window in model_outputs])
         if function_to_apply == "softmax":
-            logits = logits.softmax(-1)
+            logits = self.model.emotion_probabilities(logits)
         elif function_to_apply == "sigmoid":
             logits = logits.sigmoid()
         return ranked(logits.mean(0), self.model.config.emotion_labels, top_k)
@@ -191,10 +193,12 @@ class SpeechEmotionPipeline(WindowedAudioPipeline):
     """
     What every task of the model says about a clip.
 
-    A call takes the parameters of [`WindowedAudioPipeline`] and gives a dict for each clip, ready for JSON; what the
-    model has no task for is absent:
+    A call takes the parameters of [`WindowedAudioPipeline`] and `min_confidence`, and gives a dict for each clip, ready
+    for JSON; what the model has no task for is absent:
 
     - **emotion**, **gender**: list of `{"score": float, "label": str}`, the likeliest first, at most `top_k`.
+    - **emotion_abstained**: with `min_confidence` (`float` in [0, 1]), whether the likeliest emotion is less probable
+      than that, so that no emotion should be read from the clip.
     - **text**: the transcript.
     - **speaker_embedding**: list of floats, of unit length: two clips compare by their dot product.
     - **task_gates**: how far each auxiliary task entered the emotion, by name, in (0, 1); with co-attention.
@@ -216,12 +220,20 @@ class SpeechEmotionPipeline(WindowedAudioPipeline):
     ```
     """
 
+    def _sanitize_parameters(self, min_confidence: float | None = None, **parameters: Any) -> Parameters:
+        reading, forwarding, scoring = super()._sanitize_parameters(**parameters)
+        if min_confidence is not None:
+            if type(min_confidence) not in (int, float) or not 0 <= min_confidence <= 1:
+                raise ValueError(f"min_confidence: found {min_confidence!r}; give a probability, 0 to 1")
+            scoring["min_confidence"] = min_confidence
+        return reading, forwarding, scoring
+
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         is_last = model_inputs.pop("is_last")
         outputs = self.model(**model_inputs, output_co_attentions=True)  # the gates come with the maps
         kept: dict[str, Any] = {}
         if outputs.logits is not None:
-            kept["emotion"] = outputs.logits.float().softmax(-1)
+            kept["emotion"] = self.model.emotion_probabilities(outputs.logits)
         if outputs.gender_logits is not None:
             kept["gender"] = outputs.gender_logits.float().softmax(-1)
         if outputs.ctc_logits is not None:
@@ -232,8 +244,10 @@ class SpeechEmotionPipeline(WindowedAudioPipeline):
             kept["task_gates"] = outputs.task_gates.float()
         return {**kept, "is_last": is_last}
 
-    def postprocess(self, model_outputs: list[dict[str, Tensor]], top_k: int | None = None) -> dict[str, Any]:
-        """The result of a clip from those of its windows, `model_outputs`; `top_k` as in a call."""
+    def postprocess(
+        self, model_outputs: list[dict[str, Tensor]], top_k: int | None = None, min_confidence: float | None = None
+    ) -> dict[str, Any]:
+        """The result of a clip from those of its windows, `model_outputs`; `top_k`, `min_confidence` as in a call."""
         config, kept = self.model.config, model_outputs[0].keys()
 
         def average(name: str) -> Tensor:
@@ -242,6 +256,8 @@ class SpeechEmotionPipeline(WindowedAudioPipeline):
         result: dict[str, Any] = {}
         if "emotion" in kept:
             result["emotion"] = ranked(average("emotion"), config.emotion_labels, top_k)
+            if min_confidence is not None:
+                result["emotion_abstained"] = result["emotion"][0]["score"] < min_confidence
         if "gender" in kept:
             result["gender"] = ranked(average("gender"), config.gender_labels, top_k)
         if "asr" in kept:

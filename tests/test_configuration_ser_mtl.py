@@ -21,6 +21,8 @@ fields = st.fixed_dictionaries(
         "swfc_weight": st.floats(0, 1),
         "swfc_normalize": st.sampled_from(["mean", "sum", "min", "none"]),
         "label_smoothing": st.floats(0, 0.5),
+        "emotion_temperature": st.floats(0.1, 10),
+        "emotion_prior_correction": st.floats(0, 2),
     },
 )
 
@@ -117,6 +119,9 @@ def test_a_backbone_with_an_adapter_is_refused():
     "values",
     [
         {"swfc_temperature": 0},
+        {"emotion_temperature": 0},
+        {"emotion_temperature": float("inf")},
+        {"emotion_prior_correction": -0.5},
         {"swfc_temperature": float("nan")},
         {"label_smoothing": 1.5},
         {"swfc_normalize": "max"},

@@ -8,6 +8,7 @@ from transformers import AutoModel
 
 from modeling_ser_mtl import FUSIONS, TASKS, SerMtlConfig, SerMtlModel
 from modeling_ser_mtl.losses_ser_mtl import swfc_loss
+from modeling_ser_mtl.modeling_ser_mtl import calibrated_probabilities
 
 BACKBONES = ("wav2vec2-group", "wav2vec2-layer", "wav2vec2-bert")
 # A batch of 4 with every kind of missing label.
@@ -514,3 +515,44 @@ def test_a_second_forward_during_the_first_is_refused_and_a_later_one_runs(plain
     with model.layer_inputs.record(), pytest.raises(RuntimeError, match="running already"):
         model(**inputs_of(model))
     assert model(**inputs_of(model)).logits.isfinite().all()
+
+
+@few
+@given(
+    seed=st.integers(0, 1_000),
+    temperature=st.floats(0.1, 10),
+    exponent=st.floats(0, 2),
+    counts=st.none() | st.lists(st.integers(1, 500), min_size=3, max_size=3),
+)
+def test_calibrated_probabilities_are_a_softmax_over_the_temperature_without_the_prior(
+    seed, temperature, exponent, counts
+):
+    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    expected = []
+    for row in logits.tolist():
+        terms = [math.exp(value / temperature) for value in row]
+        if counts is not None:
+            terms = [term / (n / sum(counts)) ** exponent for term, n in zip(terms, counts, strict=True)]
+        expected.append([term / sum(terms) for term in terms])
+    found = calibrated_probabilities(logits, temperature, counts, exponent)
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_probabilities_are_in_single_precision_at_least(dtype):
+    logits = torch.tensor([[3.0, -1.0, 0.5]], dtype=dtype)
+    assert calibrated_probabilities(logits, 1.0, None, 0.0).dtype == torch.float32
+    torch.testing.assert_close(calibrated_probabilities(logits, 2.0, [1, 2, 3], 1.0).sum(), torch.tensor(1.0))
+
+
+def test_calibration_moves_neither_logits_nor_loss_and_the_temperature_no_decision(plain_config):
+    outputs = []
+    for settings_ in ({}, {"emotion_temperature": 3.0, "emotion_prior_correction": 1.0}):
+        model = new_model(plain_config("wav2vec2-layer", emotion_class_counts=[9, 3, 1], **settings_))
+        outputs.append(model(**inputs_of(model), emotion_labels=torch.tensor([0, 1, 2, -100])))
+    plain, calibrated = outputs
+    assert torch.equal(plain.logits, calibrated.logits) and torch.equal(plain.loss, calibrated.loss)
+    model.config.emotion_prior_correction = 0.0
+    probabilities = model.emotion_probabilities(plain.logits)
+    assert torch.equal(probabilities.argmax(-1), plain.logits.argmax(-1))
+    torch.testing.assert_close(probabilities, (plain.logits / 3).softmax(-1))

@@ -364,3 +364,56 @@ def test_a_model_loads_and_hears_arrays_where_no_audio_library_is(load, folder, 
             "decoding audio needs soundfile: pip install soundfile",
             "resampling from 8000 to 16000 Hz needs soxr: pip install soxr",
         ]
+
+
+@pytest.fixture
+def calibrated(plain_config, make_processor) -> tuple[SerMtlModel, SerMtlProcessor]:
+    """A model with a temperature of 2 whose training clips were of unequal emotions."""
+    config = plain_config("wav2vec2-layer", emotion_temperature=2.0, emotion_class_counts=[8, 2, 1])
+    torch.manual_seed(0)
+    model = SerMtlModel(config).eval()
+    torch.nn.init.normal_(model.emotion_classifier.weight)
+    return model, make_processor(config)
+
+
+@pytest.mark.parametrize("prior_correction", [0.0, 1.0])
+@pytest.mark.parametrize("window_seconds", [20, 0.25])
+def test_both_pipelines_give_calibrated_probabilities(calibrated, prior_correction, window_seconds) -> None:
+    model, processor = calibrated
+    model.config.emotion_prior_correction = prior_correction
+    clip = noise(8_000)
+    windows = [clip] if window_seconds == 20 else np.split(clip, 2)
+    rows = []
+    for window in windows:
+        with torch.no_grad():
+            logits = model(**processor(window, sampling_rate=RATE)).logits[0].double().numpy()
+        row = np.exp(logits / 2) / np.array([8, 2, 1]) ** prior_correction
+        rows.append(row / row.sum())
+    expected = dict(zip(model.config.emotion_labels, np.mean(rows, axis=0), strict=True))
+    for pipeline_class in (SerMtlAudioClassificationPipeline, SpeechEmotionPipeline):
+        result = pipeline_class(model=model, processor=processor)(clip, window_seconds=window_seconds)
+        found = result if isinstance(result, list) else result["emotion"]
+        assert {entry["label"]: entry["score"] for entry in found} == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_other_functions_are_of_the_logits_themselves(calibrated) -> None:
+    model, processor = calibrated
+    classifier = SerMtlAudioClassificationPipeline(model=model, processor=processor)
+    with torch.no_grad():
+        logits = model(**processor(noise(8_000), sampling_rate=RATE)).logits[0]
+    for function, expected in (("none", logits), ("sigmoid", logits.sigmoid())):
+        scores = {entry["label"]: entry["score"] for entry in classifier(noise(8_000), function_to_apply=function)}
+        assert list(map(scores.get, model.config.emotion_labels)) == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_a_clip_below_the_least_confidence_is_marked_where_one_is_asked_for(load) -> None:
+    listener, clip = load("speech-emotion-mtl"), noise(8_000)
+    confidence = listener(clip)["emotion"][0]["score"]
+    assert "emotion_abstained" not in listener(clip)
+    for min_confidence, abstained in ((0, False), (confidence - 1e-3, False), (confidence + 1e-3, True), (1, True)):
+        result = listener(clip, min_confidence=min_confidence)
+        assert result["emotion_abstained"] is abstained
+        assert result["emotion"][0]["score"] == pytest.approx(confidence, abs=1e-6)
+    for wrong in (-0.1, 1.1, float("nan"), "0.5", True):
+        with pytest.raises(ValueError, match="min_confidence: found .*; give a probability, 0 to 1"):
+            listener(clip, min_confidence=wrong)

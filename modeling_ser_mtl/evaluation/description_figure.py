@@ -58,7 +58,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     Writes a figure, the same bytes each time.
 
     Args:
-        figure (`matplotlib.figure.Figure`): of [`draw_description`].
+        figure (`matplotlib.figure.Figure`): any.
         path (`Path`): the file, by its suffix SVG, PNG or PDF.
 
     Raises:

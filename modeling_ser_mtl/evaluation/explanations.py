@@ -72,11 +72,12 @@ def explain(model: SerMtlModel, processor: SerMtlProcessor, waveform: np.ndarray
             gates[task] = output.frame_gates[0, :frames, index].float().cpu().numpy()
             received = maps[0, :, :frames, :frames].float().mean((0, 1))
             attention[task] = (received * frames).cpu().numpy()
+    probabilities = model.emotion_probabilities(output.logits)[0]
     weights = model.layer_mixture.weight.float().softmax(-1).cpu().numpy()
     return Explanation(
         waveform=waveform,
         seconds=(np.arange(frames) + 0.5) * duration / frames,
-        emotions=dict(zip(config.emotion_labels, output.logits[0].float().softmax(-1).tolist(), strict=True)),
+        emotions=dict(zip(config.emotion_labels, probabilities.tolist(), strict=True)),
         layer_weights=dict(zip(config.tasks, weights, strict=True)),
         gates=gates,
         attention=attention,

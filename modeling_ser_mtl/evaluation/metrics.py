@@ -6,6 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from modeling_ser_mtl.evaluation.calibration import (
+    abstains,
+    clip_probabilities,
+    expected_calibration_error,
+    negative_log_likelihood,
+)
 from modeling_ser_mtl.evaluation.evaluate_modules import ClassificationMetric, TranscriptMetric
 from modeling_ser_mtl.evaluation.verification import Trials, draw_trials, verification_metrics
 
@@ -32,6 +38,8 @@ class Predictions:
         references (`list[str]` of length N): true transcripts, "" where unknown.
         losses (`dict[str, np.ndarray]`): loss of each clip, of shape `(N,)`, by task; NaN where a clip has no label.
         emotion_embeddings (`np.ndarray` of shape `(N, D)`, *optional*): embeddings on which SWFC acts.
+        emotion_logits (`np.ndarray` of shape `(W, C)`, *optional*): emotion logits of all windows of the clips.
+        clip_index (`np.ndarray` of shape `(W,)`, int, *optional*): the clip of each window.
     """
 
     emotion_probabilities: np.ndarray | None
@@ -47,6 +55,8 @@ class Predictions:
     references: list[str]
     losses: dict[str, np.ndarray] = field(default_factory=dict)
     emotion_embeddings: np.ndarray | None = None
+    emotion_logits: np.ndarray | None = None
+    clip_index: np.ndarray | None = None
 
 
 def compute_metrics(
@@ -56,6 +66,7 @@ def compute_metrics(
     gender_labels: Sequence[str],
     seed: int = 42,
     trials: Trials | None = None,
+    min_confidence: float = 0.0,
 ) -> dict[str, float]:
     """
     Computes every metric that the split has data for; a metric without data is absent.
@@ -65,14 +76,17 @@ def compute_metrics(
         emotion_labels (`Sequence[str]` of length C): emotion names in the order of the model's classes.
         gender_labels (`Sequence[str]` of length G): gender names in the order of the model's classes.
         seed (`int`, *optional*, defaults to 42): seed of the drawn verification trials.
+        min_confidence (`float`, *optional*, defaults to 0): see [`answered_metrics`]; 0 leaves them out.
         trials (`tuple(np.ndarray, np.ndarray)`, *optional*): given trials, see
             [`~evaluation.verification.read_trials`]; else pairs within a corpus are drawn.
 
     Returns:
         `dict[str, float]`, without prefix: `emotion_macro_f1`, `emotion_uar`, `emotion_accuracy`, `emotion_f1_<class>`,
-        `emotion_uar_<gender>`, `emotion_uar_<corpus>` (several corpora only), `gender_uar`, `gender_accuracy`,
-        `speaker_eer`, `speaker_min_dcf`, `asr_wer`, `asr_cer` and `loss_<task>`. Rates lie in [0, 1], but WER and CER
-        may exceed 1. Macro averages run over the classes that occur in the labels.
+        `emotion_uar_<gender>`, `emotion_uar_<corpus>` (several corpora only), `emotion_ece` and `emotion_nll`
+        (calibration error and mean negative log-likelihood of the probabilities), `emotion_ece_uncalibrated` (of the
+        softmax of the logits), those of [`answered_metrics`], `gender_uar`, `gender_accuracy`, `speaker_eer`,
+        `speaker_min_dcf`, `asr_wer`, `asr_cer` and `loss_<task>`. Rates lie in [0, 1], but WER and CER may exceed 1.
+        Macro averages run over the classes that occur in the labels.
     """
     metrics: dict[str, float] = {}
     if predictions.emotion_probabilities is not None:
@@ -80,6 +94,11 @@ def compute_metrics(
         metrics |= emotion_metrics(
             predictions.emotion_probabilities, predictions.emotion_labels, groups, class_names=emotion_labels
         )
+        metrics |= calibration_metrics(predictions)
+        if min_confidence > 0:
+            metrics |= answered_metrics(
+                predictions.emotion_probabilities, predictions.emotion_labels, min_confidence, emotion_labels
+            )
     if predictions.gender_probabilities is not None:
         scores = _classification(predictions.gender_probabilities, predictions.gender_labels, gender_labels)
         metrics |= {f"gender_{name}": scores[name] for name in ("uar", "accuracy") if name in scores}
@@ -116,6 +135,54 @@ def emotion_metrics(
         if scores:
             metrics[f"uar_{name}"] = scores["uar"]
     return {f"emotion_{name}": value for name, value in metrics.items()}
+
+
+def calibration_metrics(predictions: Predictions) -> dict[str, float]:
+    """
+    What the emotion probabilities of `predictions` are worth over the clips whose emotion is known.
+
+    Returns:
+        `dict[str, float]`: `emotion_ece`, in [0, 1], and `emotion_nll`, at least 0, see [`~evaluation.calibration`];
+        `emotion_ece_uncalibrated` where there are logits; empty without a label.
+    """
+    probabilities, labels = predictions.emotion_probabilities, predictions.emotion_labels
+    known = labels != UNKNOWN
+    if probabilities is None or not known.any():
+        return {}
+    metrics = {
+        "emotion_ece": expected_calibration_error(probabilities[known], labels[known]),
+        "emotion_nll": negative_log_likelihood(probabilities[known], labels[known]),
+    }
+    if predictions.emotion_logits is not None and predictions.clip_index is not None:
+        uncalibrated = clip_probabilities(predictions.emotion_logits, predictions.clip_index)
+        metrics["emotion_ece_uncalibrated"] = expected_calibration_error(uncalibrated[known], labels[known])
+    return metrics
+
+
+def answered_metrics(
+    probabilities: np.ndarray, labels: np.ndarray, min_confidence: float, class_names: Sequence[str]
+) -> dict[str, float]:
+    """
+    Metrics of a model that abstains where its likeliest emotion is less probable than `min_confidence`.
+
+    Args:
+        probabilities (`np.ndarray` of shape `(N, C)`), labels (`np.ndarray` of shape `(N,)`, int): as in
+            [`emotion_metrics`].
+        class_names (`Sequence[str]` of length C): emotion names in the order of the model's classes.
+        min_confidence (`float`): in [0, 1].
+
+    Returns:
+        `dict[str, float]`: `emotion_coverage`, the share of the labelled clips that are answered, and over these
+        `emotion_uar_answered`, `emotion_macro_f1_answered` and `emotion_accuracy_answered`; all in [0, 1]. What has no
+        such clip is absent.
+    """
+    known = labels != UNKNOWN
+    if not known.any():
+        return {}
+    answered = ~abstains(probabilities, min_confidence)
+    scores = _classification(probabilities[answered], labels[answered], class_names)
+    kept = {f"emotion_{name}_answered": scores[name] for name in ("uar", "macro_f1", "accuracy") if name in scores}
+    return {"emotion_coverage": float(answered[known].mean()), **kept}
 
 
 def embedding_similarity(embeddings: np.ndarray, labels: np.ndarray) -> tuple[float, float]:

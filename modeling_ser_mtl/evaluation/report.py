@@ -1,11 +1,15 @@
 """What a run reports: a table of results for the terminal and the file of predictions."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from modeling_ser_mtl.data.dataset import encode_labels
+from modeling_ser_mtl.data.errors import InputError
+from modeling_ser_mtl.evaluation.calibration import abstains
 from modeling_ser_mtl.evaluation.metrics import Predictions
 
 # Task, metric, and which values are better.
@@ -68,11 +72,13 @@ def write_predictions(
     predictions: Predictions,
     emotion_labels: Sequence[str],
     gender_labels: Sequence[str],
+    min_confidence: float = 0.0,
 ) -> pd.DataFrame:
     """
     Writes one CSV row per clip: `audio`; `emotion`, `emotion_score` and `p_<class>` (probabilities); `gender`; `text`
     (decoded); then the manifest's other columns as `true_<name>`. Columns of tasks that the model lacks are left out.
-    Returns what it wrote.
+    Above a `min_confidence` of 0, `emotion_abstained` says (True or False) where no emotion should be read from the
+    clip. Returns what it wrote.
 
     Args:
         path (`str` or `Path`): the CSV file to write.
@@ -80,6 +86,8 @@ def write_predictions(
         predictions ([`Predictions`]): the model's predictions for the same N clips.
         emotion_labels (`Sequence[str]`): emotion names in the order of the model's classes.
         gender_labels (`Sequence[str]`): gender names in the order of the model's classes.
+        min_confidence (`float`, *optional*, defaults to 0): probability of the likeliest emotion below which the model
+            abstains.
 
     Raises:
         `ValueError`: when table and predictions are not about the same clips in the same order.
@@ -90,6 +98,8 @@ def write_predictions(
     if (probabilities := predictions.emotion_probabilities) is not None:
         columns["emotion"] = [emotion_labels[index] for index in probabilities.argmax(axis=1)]
         columns["emotion_score"] = probabilities.max(axis=1)
+        if min_confidence > 0:
+            columns["emotion_abstained"] = abstains(probabilities, min_confidence)
         columns |= {f"p_{name}": probabilities[:, index] for index, name in enumerate(emotion_labels)}
     if (probabilities := predictions.gender_probabilities) is not None:
         columns["gender"] = [gender_labels[index] for index in probabilities.argmax(axis=1)]
@@ -100,3 +110,41 @@ def write_predictions(
     written = pd.DataFrame(columns)
     written.to_csv(path, index=False, float_format="%.6f")
     return written
+
+
+@dataclass(frozen=True)
+class EmotionPredictions:
+    """
+    The emotions of a file of predictions.
+
+    Args:
+        table (`pd.DataFrame`): its N rows of strings.
+        names (`list[str]`): the model's C emotions.
+        probabilities (`np.ndarray` of shape `(N, C)`): probability of each, rounded as in the file.
+        labels (`np.ndarray` of shape `(N,)`, int): true emotions, -100 where unknown.
+    """
+
+    table: pd.DataFrame
+    names: list[str]
+    probabilities: np.ndarray
+    labels: np.ndarray
+
+
+def read_emotion_predictions(path: str | Path) -> EmotionPredictions:
+    """
+    Reads what [`write_predictions`] wrote of the emotions.
+
+    Args:
+        path (`str` or `Path`): `predictions.csv` of a run.
+
+    Raises:
+        InputError: there is no such file, or it has no emotions.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file; give the folder of a finished run with --do_predict")
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    names = [column.removeprefix("p_") for column in table.columns if column.startswith("p_")]
+    if not names or "true_emotion" not in table:
+        raise InputError(f"{path}: has no columns p_<emotion> and true_emotion; give a run that predicts emotions")
+    probabilities = table[[f"p_{name}" for name in names]].astype(float).to_numpy()
+    return EmotionPredictions(table, names, probabilities, encode_labels(table["true_emotion"], names))

@@ -14,7 +14,7 @@ from typing import Any
 from transformers import pipeline
 
 TASKS = ("speech-emotion-mtl", "audio-classification")
-PARAMETERS = ("task", "top_k", "window_seconds")
+PARAMETERS = ("task", "top_k", "window_seconds", "min_confidence")
 MIN_WINDOW_SECONDS = 1.0  # shorter ones are many forwards, which other requests wait for
 
 
@@ -43,6 +43,8 @@ class EndpointHandler:
 
                 - **top_k** (`int`): only so many classes, by default all.
                 - **window_seconds** (`float`): longest stretch the model hears at a time, 20 by default; at least 1.
+                - **min_confidence** (`float`): adds `emotion_abstained` to the result of all tasks, whether the
+                  likeliest emotion is less probable than that; 0 to 1.
                 - **task** (`str`): `"speech-emotion-mtl"`, the default, for the result of all tasks, or
                   `"audio-classification"` for the list of emotions alone, as the widget and `InferenceClient` read it.
 
@@ -99,6 +101,8 @@ def _checked_parameters(parameters: Any) -> dict[str, Any]:
     parameters = {name: value for name, value in parameters.items() if value is not None}
     if parameters.get("task", TASKS[0]) not in TASKS:
         raise ValueError(f"parameters.task: found {parameters['task']!r}, allowed are {list(TASKS)}")
+    if "min_confidence" in parameters and parameters.get("task", TASKS[0]) != TASKS[0]:
+        raise ValueError(f"parameters.min_confidence: {parameters['task']} lists emotions only; ask for {TASKS[0]}")
     window = parameters.get("window_seconds", MIN_WINDOW_SECONDS)
     if type(window) not in (int, float) or not window >= MIN_WINDOW_SECONDS:
         raise ValueError(f"parameters.window_seconds: found {window!r}; give seconds, {MIN_WINDOW_SECONDS:g} or more")

@@ -195,6 +195,7 @@ def _results(facts: RunFacts, config: SerMtlConfig, prefix: str) -> str:
         f"## Results on the {split} set",
         note,
         _table(["task", "metric", "value", "better"], rows),
+        _calibration(found, config),
         _breakdown(
             "emotion",
             "F1",
@@ -212,6 +213,18 @@ def _results(facts: RunFacts, config: SerMtlConfig, prefix: str) -> str:
             corpora,
         ),
     )
+
+
+def _calibration(found: Mapping[str, float], config: SerMtlConfig) -> str:
+    if not {"emotion_ece", "emotion_ece_uncalibrated"} <= found.keys():
+        return ""
+    text = (
+        f"Expected calibration error of the emotion probabilities (15 bins): {found['emotion_ece']:.3f} at the model's "
+        f"temperature {config.emotion_temperature:.3f}, {found['emotion_ece_uncalibrated']:.3f} uncalibrated."
+    )
+    if config.emotion_prior_correction:
+        text += f" Correction of the class frequencies of training: {config.emotion_prior_correction:g}."
+    return text
 
 
 def _breakdown(group: str, metric: str, scores: Mapping[str, float], clips: Mapping[str, int]) -> str:

@@ -128,7 +128,7 @@ def write_widget(folder: str | Path, samples: Mapping[str, str], replace: bool =
         (target / name).write_bytes(contents[title])
         with torch.no_grad():
             logits = model(**processor(waveforms[title], sampling_rate=SAMPLING_RATE)).logits
-        scores, order = logits[0].softmax(-1).sort(descending=True)
+        scores, order = model.emotion_probabilities(logits)[0].sort(descending=True)
         output: list[dict[str, str | float]] = [
             {"label": model.config.id2label[int(label)], "score": round(float(score), 4)}
             for score, label in zip(scores, order, strict=True)

@@ -61,6 +61,13 @@ class ModelArguments:
     gender_class_weight: float | None = field(
         default=None, metadata={"help": "Exponent of the class weights of the gender cross-entropy; 0 = unweighted."}
     )
+    prior_correction: str | None = field(
+        default=None,
+        metadata={
+            "help": "Exponent by which emotion probabilities are freed from the training frequencies, 0 (off) to 1 "
+            "(full), for Macro-F1 and UAR on imbalanced data; auto: the best one on the validation set after training."
+        },
+    )
     label_smoothing: float | None = field(default=None, metadata={"help": "Label smoothing of the emotion task."})
     swfc_weight: float | None = field(default=None, metadata={"help": "Weight of SWFC beside the cross-entropy."})
     swfc_temperature: float | None = field(default=None, metadata={"help": "Temperature tau of SWFC."})
@@ -197,6 +204,9 @@ class SerMtlTrainingArguments(TrainingArguments):
         speaker_margin_warmup_steps (`float`): steps over which the angular margin grows from 0; below 1 a share of all.
         task_gradient_steps (`int`): every so many steps the log gets the norm of each task's gradient on the encoder
             and its cosine with emotion's, at the cost of one more backward pass a task; 0 never.
+        calibrate (`bool`): after training, fits the temperature of the emotion probabilities on the validation set.
+        min_confidence (`float`): probability in [0, 1] below which an emotion counts as not recognised: it is marked in
+            `predictions.csv`, and the metrics say how many clips are answered and how well.
         drop_speaker_prototypes (`bool`): publish without the class vectors of the training speakers.
     """
 
@@ -221,6 +231,13 @@ class SerMtlTrainingArguments(TrainingArguments):
     )
     task_gradient_steps: int = field(
         default=0, metadata={"help": "Log each task's gradient on the encoder every so many steps; 0 never."}
+    )
+    calibrate: bool = field(
+        default=True,
+        metadata={"help": "After training, fit the temperature of the emotion probabilities on the validation set."},
+    )
+    min_confidence: float = field(
+        default=0.0, metadata={"help": "Probability below which an emotion is marked as not recognised; 0 to 1."}
     )
     drop_speaker_prototypes: bool = field(
         default=True,
@@ -251,6 +268,8 @@ class SerMtlTrainingArguments(TrainingArguments):
                 raise ValueError(f"--{name} {getattr(self, name)}: give 0 or more")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"--ema_decay {self.ema_decay}: give 0, or a number below 1 such as .998")
+        if not 0 <= self.min_confidence <= 1:
+            raise ValueError(f"--min_confidence {self.min_confidence}: give a probability, 0 to 1")
         if self.hub_strategy != "end":
             raise ValueError(f"--hub_strategy {self.hub_strategy}: only end, a whole model in one commit, is possible")
         if not self.do_train:  # no evaluation during training either, which would set do_eval and ask for its data

@@ -33,7 +33,7 @@ from ..data.text import build_vocabulary
 from ..modeling_ser_mtl import SerMtlModel, backbone_class
 from ..processing_ser_mtl import LogMelFeatureExtractor, SerMtlProcessor
 from .arguments import ModelArguments
-from .parser import parse_task_weights
+from .parser import parse_prior_correction, parse_task_weights
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +97,9 @@ def load_config(args: ModelArguments) -> SerMtlConfig:
         )
         if getattr(args, name) is not None
     }
+    prior_correction = parse_prior_correction(args.prior_correction)
+    if prior_correction is not None:
+        overrides["emotion_prior_correction"] = prior_correction
     source = _load_source(args)
     values: dict[str, Any] = source.to_dict() if isinstance(source, SerMtlConfig) else {"backbone_config": source}
     if args.tasks is not None:
@@ -333,6 +336,7 @@ def build_model(
     if not continues:
         config.emotion_class_counts, config.gender_class_counts = None, None
     if class_counts is not None:
+        config.emotion_temperature = 1.0  # a checkpoint's belongs to its own weights
         config.num_speakers = len(labels.speaker) if "speaker" in config.tasks else 0
         config.emotion_class_counts = list(class_counts["emotion"])
         config.gender_class_counts = list(class_counts["gender"])

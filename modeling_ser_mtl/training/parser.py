@@ -109,6 +109,27 @@ def parse_task_weights(items: Sequence[str] | None) -> dict[str, float] | None:
     return weights
 
 
+def parse_prior_correction(value: str | None) -> float | None:
+    """
+    The exponent that `--prior_correction` gives; None where it is chosen later or left as it is.
+
+    Args:
+        value (`str`, *optional*): a number of 0 or more, or `"auto"`.
+
+    Raises:
+        InputError: something else.
+    """
+    if value is None or value == "auto":
+        return None
+    try:
+        exponent = float(value)
+    except ValueError:
+        exponent = -1.0
+    if not 0 <= exponent < float("inf"):
+        raise InputError(f"--prior_correction {value}: give a number, 0 (off) or more (1: full), or auto")
+    return exponent
+
+
 def _read_file(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file; give a YAML or JSON file of settings")

@@ -240,7 +240,7 @@ def run_clips(
             continue
         inputs = processor(waveform, sampling_rate=SAMPLING_RATE).to(device)
         stock_inputs = feature_extractor(waveform, sampling_rate=SAMPLING_RATE, return_tensors="pt").to(device)
-        probabilities.append(model(**inputs).logits[0].softmax(-1).cpu())
+        probabilities.append(model.emotion_probabilities(model(**inputs).logits)[0].cpu())
         states.append(pooled_states(twin, stock_inputs).cpu())
         usable.append(index)
     first = f"; the first that can't: {reasons[0]}" if reasons else ""

@@ -20,6 +20,7 @@ from ..configuration_ser_mtl import SerMtlConfig
 from ..data.dataset import Clips, SpeechDataset
 from ..data.errors import InputError, one_line
 from ..data.samplers import ClassAwareSampler, SeededLengthGroupedSampler
+from ..evaluation.calibration import clip_probabilities
 from ..evaluation.metrics import Predictions, compute_metrics, embedding_similarity
 from ..evaluation.verification import Trials
 from ..hub.push import publish
@@ -300,13 +301,13 @@ class SerMtlTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[None, dict[str, Tensor], Tensor]:
-        """As in `Trainer`; keeps probabilities, embeddings, characters and losses per clip, never frame logits."""
+        """As in `Trainer`; keeps emotion logits, gender probabilities, embeddings, characters and losses per window."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**model_inputs(inputs))
         kept = {}
         if outputs.logits is not None:
-            kept["emotion"] = outputs.logits.float().softmax(-1)
+            kept["emotion"] = outputs.logits.float()
             kept["emotion_embeddings"] = outputs.emotion_embeddings.float()
         if outputs.gender_logits is not None:
             kept["gender"] = outputs.gender_logits.float().softmax(-1)
@@ -333,13 +334,14 @@ class SerMtlTrainer(Trainer):
             output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
         config, dataset = self.accelerator.unwrap_model(self.model).config, cast(Clips, dataloader.dataset)
         kept, clip_index = cast(tuple[dict[str, np.ndarray], np.ndarray], (output.predictions, output.label_ids))
-        predictions = whole_clips(kept, clip_index, dataset, self.processing_class)
+        predictions = whole_clips(kept, clip_index, dataset, self.processing_class, config)
         metrics = compute_metrics(
             predictions,
             emotion_labels=config.emotion_labels,
             gender_labels=config.gender_labels,
             seed=self.args.seed,
             trials=self.test_trials if metric_key_prefix == "predict" else None,
+            min_confidence=self.args.min_confidence,
         )
         if predictions.emotion_embeddings is not None:
             metrics |= embedding_metrics(predictions.emotion_embeddings, predictions.emotion_labels, config)
@@ -378,7 +380,11 @@ def embedding_metrics(embeddings: np.ndarray, labels: np.ndarray, config: SerMtl
 
 
 def whole_clips(
-    kept: dict[str, np.ndarray], clip_index: np.ndarray, dataset: Clips, processor: SerMtlProcessor
+    kept: dict[str, np.ndarray],
+    clip_index: np.ndarray,
+    dataset: Clips,
+    processor: SerMtlProcessor,
+    config: SerMtlConfig,
 ) -> Predictions:
     """
     Joins the windows of each clip: probabilities, embeddings and losses are averaged, texts joined in order. A clip
@@ -390,6 +396,7 @@ def whole_clips(
             where a window is of none.
         dataset ([`Clips`]): the split.
         processor ([`SerMtlProcessor`]): decodes.
+        config ([`SerMtlConfig`]): calibration of the emotion probabilities.
     """
     kept, clip_index = {name: values[clip_index >= 0] for name, values in kept.items()}, clip_index[clip_index >= 0]
     clips, clip_index, windows = np.unique(clip_index, return_inverse=True, return_counts=True)
@@ -408,8 +415,12 @@ def whole_clips(
         for clip, text in zip(clip_index, processor.decode_ctc(kept["asr"]), strict=True):
             texts[clip].append(text)
         transcripts = [" ".join(filter(None, parts)) for parts in texts]
+    probabilities = None
+    if "emotion" in kept:
+        settings = config.emotion_temperature, config.emotion_class_counts, config.emotion_prior_correction
+        probabilities = clip_probabilities(kept["emotion"], clip_index, *settings)
     return Predictions(
-        emotion_probabilities=average(kept["emotion"]) if "emotion" in kept else None,
+        emotion_probabilities=probabilities,
         emotion_labels=dataset.emotion_labels[clips],
         emotion_embeddings=average(kept["emotion_embeddings"]) if "emotion_embeddings" in kept else None,
         gender_probabilities=average(kept["gender"]) if "gender" in kept else None,
@@ -422,4 +433,6 @@ def whole_clips(
         transcripts=transcripts,
         references=[dataset.transcripts[clip] for clip in clips],
         losses={name[5:]: average(values) for name, values in kept.items() if name.startswith("loss_")},
+        emotion_logits=kept.get("emotion"),
+        clip_index=clip_index,
     )

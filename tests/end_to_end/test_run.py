@@ -8,9 +8,12 @@ import pandas as pd
 import pytest
 import soundfile
 from datasets import Audio, ClassLabel, Dataset
+from sklearn.metrics import log_loss
 from transformers import AutoModelForAudioClassification
 
 import run_ser_mtl
+from modeling_ser_mtl import SerMtlModel, SerMtlProcessor
+from modeling_ser_mtl.data.audio import load_audio
 from modeling_ser_mtl.training.parser import parse_arguments
 
 TASK_METRICS = {
@@ -21,6 +24,9 @@ TASK_METRICS = {
     "emotion_f1_sadness",
     "emotion_uar_female",
     "emotion_uar_male",
+    "emotion_ece",
+    "emotion_ece_uncalibrated",
+    "emotion_nll",
     "gender_uar",
     "gender_accuracy",
     "speaker_eer",
@@ -92,6 +98,71 @@ def test_predictions_hold_one_row_per_clip_with_probabilities_and_the_manifests_
     probabilities = table[["p_anger", "p_sadness"]].astype(float)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=2e-6)
     assert (probabilities.idxmax(axis=1).str.removeprefix("p_") == table["emotion"]).all()
+
+
+def test_the_predictions_are_the_softmax_of_the_logits_at_the_temperature_of_the_validation_set(
+    command, train, tmp_path
+) -> None:
+    metrics = run_ser_mtl.run(*parse_arguments(command(**train, num_train_epochs=3)))
+    output = tmp_path / "output"
+    model, processor = SerMtlModel.from_pretrained(output), SerMtlProcessor.from_pretrained(output)
+    temperature = model.config.emotion_temperature
+    assert temperature != 1 and model.config.emotion_prior_correction == 0
+    table = pd.read_csv(output / "predictions.csv")
+    for audio, *probabilities in table[["audio", "p_anger", "p_sadness"]].itertuples(index=False):
+        logits = model(**processor(load_audio(audio), sampling_rate=16_000)).logits[0]
+        assert probabilities == pytest.approx((logits / temperature).softmax(-1).tolist(), abs=2e-5)
+    probabilities, labels = table[["p_anger", "p_sadness"]].to_numpy(), (table["true_emotion"] == "sadness").to_numpy()
+    assert metrics["predict_emotion_nll"] == pytest.approx(log_loss(labels, probabilities, labels=[0, 1]), abs=1e-5)
+    assert f"at the model's temperature {temperature:.3f}" in (output / "README.md").read_text()
+
+
+def test_no_test_clip_has_a_part_in_the_calibration(command, train, manifest, tmp_path) -> None:
+    configs = []
+    for name, emotion in (("a", "anger"), ("b", "sadness")):
+        train["test_file"] = manifest("test.csv", [4, 5], emotion=emotion)
+        run_ser_mtl.main(command(**train, prior_correction="auto", output_dir=tmp_path / name))
+        configs.append(json.loads((tmp_path / name / "config.json").read_text()))
+    for field in ("emotion_temperature", "emotion_prior_correction"):
+        assert configs[0][field] == configs[1][field]
+
+
+def test_calibration_can_be_left_out_and_a_prior_correction_given(command, train, tmp_path) -> None:
+    metrics = run_ser_mtl.run(*parse_arguments(command(**train, calibrate=False, prior_correction=0.5)))
+    config = json.loads((tmp_path / "output" / "config.json").read_text())
+    assert (config["emotion_temperature"], config["emotion_prior_correction"]) == (1.0, 0.5)
+    assert config["emotion_class_counts"] == [4, 4]  # nothing to correct
+    assert metrics["predict_emotion_ece"] == pytest.approx(metrics["predict_emotion_ece_uncalibrated"])
+
+
+def test_a_correction_cannot_be_chosen_without_training(command, train, tmp_path, capsys) -> None:
+    for options in ({"do_train": False}, {"calibrate": False}, {"tasks": "gender"}):
+        with pytest.raises(SystemExit, match="2"):
+            run_ser_mtl.main(command(**(train | options), prior_correction="auto"))
+        assert "--prior_correction auto: is chosen after the training of emotions" in capsys.readouterr().err
+    assert not (tmp_path / "output").exists()
+
+
+def test_emotions_below_the_least_confidence_are_marked_and_the_rest_is_scored(command, train, tmp_path) -> None:
+    run_ser_mtl.main(command(**train, num_train_epochs=4, learning_rate=0.01, calibrate=False))
+    trained = pd.read_csv(tmp_path / "output" / "predictions.csv")
+    threshold = float(trained["emotion_score"].median())
+    options = {"model_name_or_path": tmp_path / "output", "test_file": train["test_file"], "do_predict": True}
+    options |= {"min_confidence": threshold, "output_dir": tmp_path / "again"}
+    metrics = run_ser_mtl.run(*parse_arguments(command(**options)))
+    table = pd.read_csv(tmp_path / "again" / "predictions.csv")
+    assert table["emotion"].tolist() == trained["emotion"].tolist()
+    answered = table[~table["emotion_abstained"]]
+    assert 0 < len(answered) < len(table)
+    abstained = table.loc[table["emotion_abstained"], "emotion_score"]
+    assert answered["emotion_score"].min() >= threshold - 1e-6 > abstained.max() - 2e-6
+    assert metrics["predict_emotion_coverage"] == len(answered) / len(table)
+    right = answered["emotion"] == answered["true_emotion"]
+    assert metrics["predict_emotion_uar_answered"] == pytest.approx(
+        right.groupby(answered["true_emotion"]).mean().mean()
+    )
+    with pytest.raises(SystemExit, match="2"):
+        run_ser_mtl.main(command(**(options | {"min_confidence": 1.5})))
 
 
 def test_several_corpora_are_also_scored_one_by_one(command, train, manifest) -> None:

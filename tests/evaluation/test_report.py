@@ -2,8 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from modeling_ser_mtl.data.errors import InputError
 from modeling_ser_mtl.evaluation.metrics import Predictions
-from modeling_ser_mtl.evaluation.report import results_table, write_predictions
+from modeling_ser_mtl.evaluation.report import read_emotion_predictions, results_table, write_predictions
 
 METRICS = {
     "predict_emotion_macro_f1": 0.61249,
@@ -119,3 +120,29 @@ def test_tasks_that_the_model_lacks_have_no_columns(tmp_path):
 def test_predictions_for_other_clips_than_the_manifests_are_refused(tmp_path):
     with pytest.raises(ValueError, match="same clips in the same order"):
         write_and_read(tmp_path / "predictions.csv", make_predictions(audio=["b.wav", "a.wav"]))
+
+
+def test_clips_below_the_least_confidence_are_marked_only_where_one_is_asked_for(tmp_path):
+    for min_confidence, marks in ((0.75, [False, False]), (0.8, [True, False]), (1.0, [True, True])):
+        arguments = tmp_path / "a.csv", make_table(), make_predictions(), ["anger", "joy"], ["female", "male"]
+        written = write_predictions(*arguments, min_confidence=min_confidence)
+        assert written["emotion_abstained"].tolist() == marks
+        assert written["emotion"].tolist() == ["joy", "anger"]
+    assert "emotion_abstained" not in write_and_read(tmp_path / "b.csv", make_predictions())
+
+
+def test_the_emotions_of_a_file_come_back(tmp_path):
+    write_and_read(tmp_path / "predictions.csv", make_predictions())
+    read = read_emotion_predictions(tmp_path / "predictions.csv")
+    assert read.names == ["anger", "joy"]
+    np.testing.assert_array_equal(read.probabilities, [[0.25, 0.75], [0.875, 0.125]])
+    assert read.labels.tolist() == [1, -100]
+    assert read.table["true_take"].tolist() == ["7", "007"]
+
+
+def test_a_file_that_is_missing_or_has_no_emotions_is_named(tmp_path):
+    with pytest.raises(InputError, match="none.csv: no such file"):
+        read_emotion_predictions(tmp_path / "none.csv")
+    write_and_read(tmp_path / "predictions.csv", make_predictions(emotion_probabilities=None))
+    with pytest.raises(InputError, match="predictions.csv: has no columns p_<emotion>"):
+        read_emotion_predictions(tmp_path / "predictions.csv")

@@ -245,6 +245,8 @@ The hosted inference of the Hub does not run custom code\. The scores beside the
 \| asr \| word error rate \| \d+\.\d{3} \| lower \|
 \| asr \| character error rate \| \d+\.\d{3} \| lower \|
 
+Expected calibration error of the emotion probabilities \(15 bins\): \d\.\d{3} at the model's temperature \d+\.\d{3}, \d\.\d{3} uncalibrated\.
+
 \| emotion \| F1 \| clips \|
 \| --- \| --- \| --- \|
 \| anger \| \d+\.\d{3} \| 4 \|
@@ -275,6 +277,8 @@ The hosted inference of the Hub does not run custom code\. The scores beside the
 \| speaker \| minimum detection cost \(target prior \.05\) \| \d+\.\d{3} \| lower \|
 \| asr \| word error rate \| \d+\.\d{3} \| lower \|
 \| asr \| character error rate \| \d+\.\d{3} \| lower \|
+
+Expected calibration error of the emotion probabilities \(15 bins\): \d\.\d{3} at the model's temperature \d+\.\d{3}, \d\.\d{3} uncalibrated\.
 
 \| emotion \| F1 \| clips \|
 \| --- \| --- \| --- \|

@@ -172,6 +172,14 @@ def test_parameters_come_in_the_body_or_in_the_address(ask, listener) -> None:
     assert ask(clip, query="?task=audio-classification&top_k=1&window_seconds=1") == (200, expected["emotion"][:1])
 
 
+def test_an_endpoint_says_that_it_abstains_where_a_least_confidence_is_asked_for(ask, listener) -> None:
+    clip = wav(0.5)
+    for min_confidence in (0, 1):
+        answer = ask({"inputs": base64_of(clip), "parameters": {"min_confidence": min_confidence}})
+        assert answer == (200, close(listener(clip, min_confidence=min_confidence)))
+        assert answer[1]["emotion_abstained"] == bool(min_confidence)
+
+
 def test_a_parameter_of_null_counts_as_left_out(ask, listener) -> None:
     clip = wav(2.5)
     for parameters in (None, {"task": None, "top_k": None, "window_seconds": None}):
@@ -202,7 +210,7 @@ def test_requests_at_the_same_time_get_their_own_answers(ask, listener) -> None:
     ("parameters", "message"),
     [
         ({"topk": 2}, "parameters: unknown name 'topk'; did you mean top_k?"),
-        ({"zzz": 2}, "parameters: unknown name 'zzz'; known are task, top_k, window_seconds"),
+        ({"zzz": 2}, "parameters: unknown name 'zzz'; known are task, top_k, window_seconds, min_confidence"),
         ({"max_seconds": 9_999}, "parameters: unknown name 'max_seconds'"),
         ({"top_k": 0}, "top_k: found 0"),
         ({"top_k": "2"}, "top_k: found '2'"),
@@ -215,6 +223,11 @@ def test_requests_at_the_same_time_get_their_own_answers(ask, listener) -> None:
         (
             {"task": "automatic-speech-recognition"},
             "parameters.task: found 'automatic-speech-recognition', allowed are",
+        ),
+        ({"min_confidence": 2}, "min_confidence: found 2; give a probability, 0 to 1"),
+        (
+            {"min_confidence": 0.5, "task": "audio-classification"},
+            "parameters.min_confidence: audio-classification lists emotions only; ask for speech-emotion-mtl",
         ),
         ([1], "parameters: found list"),
     ],

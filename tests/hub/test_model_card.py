@@ -407,3 +407,15 @@ def test_scores_of_a_sample_come_from_its_own_clip(run, clips):
         assert row["audio"] == clips["audio"].iloc[16 + entries.index(entry)]
         scores = {output["label"]: output["score"] for output in entry["output"]}
         assert scores["anger"] == pytest.approx(row["p_anger"], abs=1e-4)
+
+
+def test_the_calibration_stands_beside_the_results_where_it_was_measured():
+    metrics = {"predict_emotion_uar": 0.5, "predict_emotion_ece": 0.05, "predict_emotion_ece_uncalibrated": 0.25}
+    text = "0.050 at the model's temperature 1.500, 0.250 uncalibrated."
+    card = model_card(facts(metrics=metrics), SerMtlConfig(emotion_temperature=1.5)).text
+    assert card.count("Expected calibration error") == 1 and text in card
+    assert "class frequencies" not in card
+    corrected = model_card(facts(metrics=metrics), SerMtlConfig(emotion_temperature=1.5, emotion_prior_correction=0.25))
+    assert f"{text} Correction of the class frequencies of training: 0.25." in corrected.text
+    without = model_card(facts(metrics={"predict_emotion_uar": 0.5}), SerMtlConfig(emotion_temperature=1.5)).text
+    assert "calibration" not in without

@@ -109,7 +109,8 @@ def test_a_process_without_the_package_predicts_the_same_online_and_from_its_cac
     for auto_class in ("AutoModel", "AutoModelForAudioClassification"):
         assert found[auto_class]["logits"] == expected.logits[0].tolist()
         assert found[auto_class]["speaker_embeddings"] == expected.speaker_embeddings[0].tolist()
-    scores = dict(zip(model.config.emotion_labels, expected.logits[0].softmax(-1).tolist(), strict=True))
+    probabilities = (expected.logits[0] / model.config.emotion_temperature).softmax(-1).tolist()
+    scores = dict(zip(model.config.emotion_labels, probabilities, strict=True))
     for emotions in (found["audio-classification"], found["speech-emotion-mtl"]["emotion"]):
         assert {entry["label"]: entry["score"] for entry in emotions} == pytest.approx(scores, abs=1e-5)
 

@@ -1,6 +1,7 @@
 """Where a model's configuration, processor and weights come from."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -265,3 +266,25 @@ def test_a_checkpoint_keeps_its_class_counts_without_training(command, manifest,
     labels = LabelNames(config.emotion_labels, config.gender_labels)
     model = build_model(ModelArguments(model_name_or_path=str(folder)), config, processor, labels, None)
     assert model.config.gender_class_counts == [8, 4] and model.config.emotion_class_counts == [6, 6]
+
+
+@pytest.mark.parametrize(("flag", "during", "after"), [(None, 0.5, 0.5), ("1", 1.0, 1.0), ("auto", 0.5, 0.5)])
+def test_training_forgets_the_temperature_of_a_checkpoint_and_prediction_keeps_it(
+    flag, during, after, command, manifest, tmp_path
+) -> None:
+    data = {"train_file": manifest("train.csv", [0, 1]), "validation_file": manifest("v.csv", [2]), "do_train": True}
+    run_ser_mtl.run(*parse_arguments(command(**data, calibrate=False)))
+    folder = tmp_path / "calibrated"
+    shutil.copytree(tmp_path / "output", folder)
+    values = json.loads((folder / "config.json").read_text())
+    assert (values["emotion_temperature"], values["emotion_prior_correction"]) == (1.0, 0.0)
+    values |= {"emotion_temperature": 2.5, "emotion_prior_correction": 0.5}
+    (folder / "config.json").write_text(json.dumps(values))
+
+    args = ModelArguments(model_name_or_path=str(folder), prior_correction=flag)
+    for counts, temperature, correction in ((None, 2.5, after), (COUNTS, 1.0, during)):
+        config = load_config(args)
+        processor = build_processor(args, config, None)
+        labels = LabelNames(config.emotion_labels, config.gender_labels)
+        config = build_model(args, config, processor, labels, counts).config
+        assert (config.emotion_temperature, config.emotion_prior_correction) == (temperature, correction)

@@ -23,7 +23,15 @@ from modeling_ser_mtl import SerMtlModel, SerMtlProcessor, cli
 from modeling_ser_mtl.data.errors import InputError
 from modeling_ser_mtl.training import stock_twin as module
 from modeling_ser_mtl.training.export_stock import export_stock, gather_clips, main
-from modeling_ser_mtl.training.stock_twin import STOCK_BACKBONES, cut_clips, head_logits, pooled_states
+from modeling_ser_mtl.training.stock_twin import (
+    STOCK_BACKBONES,
+    cut_clips,
+    head_logits,
+    pooled_states,
+    run_clips,
+    stock_feature_extractor,
+    stock_twin,
+)
 
 BATCHES = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "benchmarks" / "batch_invariance.py"))
 EMOTIONS = ["anger", "joy", "sadness"]
@@ -449,3 +457,16 @@ def test_too_few_clips_are_one_line_with_the_reason(exports, tmp_path, make_wav)
         InputError, match=r"9 clips can be used, at least 10 are needed; the first that can't: .*broken"
     ):
         export_stock(str(exports["hubert"].model), str(tmp_path / "twin"), [str(tmp_path / "clips")])
+
+
+def test_the_twin_learns_the_calibrated_probabilities(exports, voices) -> None:
+    export = exports["wav2vec2-layer"]
+    model, processor = SerMtlModel.from_pretrained(export.model).eval(), SerMtlProcessor.from_pretrained(export.model)
+    paths = [str(voices.folder / name) for name in list(voices.waveforms)[:12]]
+    plain = full_probabilities(export.model, list(voices.waveforms.values())[:12])
+    model.config.emotion_temperature = 2.0
+    twin, feature_extractor = stock_twin(model), stock_feature_extractor(processor)
+    _, probabilities, _ = run_clips(model, processor, twin, feature_extractor, paths, 20.0)
+    # The softmax of half the logits.
+    expected = np.sqrt(plain) / np.sqrt(plain).sum(1, keepdims=True)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)

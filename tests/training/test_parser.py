@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_ser_mtl.data.errors import InputError
-from modeling_ser_mtl.training.parser import parse_arguments, parse_task_weights
+from modeling_ser_mtl.training.parser import parse_arguments, parse_prior_correction, parse_task_weights
 
 SETTINGS = {
     "config_name": "tiny.json",
@@ -160,3 +160,14 @@ def test_task_weights_are_read_as_numbers() -> None:
 def test_a_task_weight_that_is_none_is_named(item) -> None:
     with pytest.raises(InputError, match=f"--task_weights {item}"):
         parse_task_weights([item])
+
+
+@pytest.mark.parametrize(("value", "exponent"), [(None, None), ("auto", None), ("0", 0.0), (".5", 0.5), ("2", 2.0)])
+def test_a_prior_correction_is_a_number_or_chosen_later(value, exponent) -> None:
+    assert parse_prior_correction(value) == exponent
+
+
+@pytest.mark.parametrize("value", ["-1", "nan", "inf", "full", ""])
+def test_another_prior_correction_is_named_with_what_is_allowed(value) -> None:
+    with pytest.raises(InputError, match=f"--prior_correction {value}: give a number, 0 .off. or more"):
+        parse_prior_correction(value)

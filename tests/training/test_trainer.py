@@ -423,15 +423,16 @@ def test_the_windows_of_a_long_clip_are_averaged_and_their_texts_joined(plain_co
     processor = make_processor(plain_config("wav2vec2-layer"))
     dataset = make_dataset(CLIPS[:3])
     a, b, blank = *processor.tokenizer.convert_tokens_to_ids(["a", "b"]), processor.tokenizer.pad_token_id
+    config = plain_config("wav2vec2-layer")
     kept = {
-        "emotion": np.array([[0.5, 0.5, 0.0], [0.9, 0.1, 0.0], [0.1, 0.7, 0.2], [0.0, 0.0, 1.0]]),
+        "emotion": np.log([[0.5, 0.4, 0.1], [0.9, 0.05, 0.05], [0.1, 0.75, 0.15], [0.1, 0.1, 0.8]]),
         "gender": np.array([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0], [0.2, 0.8]]),
         "speaker": np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, -1.0]]),
         "asr": np.array([[a, blank, a], [blank, -100, -100], [a, b, -100], [b, b, b]]),
         "loss_gender": np.array([0.5, 1.0, 3.0, np.nan]),
     }
-    predictions = whole_clips(kept, np.array([0, 1, 1, 2]), dataset, processor)
-    np.testing.assert_allclose(predictions.emotion_probabilities, [[0.5, 0.5, 0.0], [0.5, 0.4, 0.1], [0, 0, 1.0]])
+    predictions = whole_clips(kept, np.array([0, 1, 1, 2]), dataset, processor, config)
+    np.testing.assert_allclose(predictions.emotion_probabilities, [[0.5, 0.4, 0.1], [0.5, 0.4, 0.1], [0.1, 0.1, 0.8]])
     np.testing.assert_allclose(predictions.gender_probabilities, [[0.5, 0.5], [0.5, 0.5], [0.2, 0.8]])
     np.testing.assert_allclose(predictions.speaker_embeddings, [[1.0, 0.0], [0.5, 0.5], [0.0, -1.0]])
     assert predictions.transcripts == ["aa", "ab", "b"]
