@@ -16,10 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import run_ser_mtl
+from modeling_ser_mtl.data.audio import load_audio
+from modeling_ser_mtl.data.errors import InputError
+from modeling_ser_mtl.data.loading import Split
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 focal_factor = runpy.run_path(str(EXAMPLES / "plot_focal_factor.py"))["focal_factor"]
 compare_runs = runpy.run_path(str(EXAMPLES / "compare_runs.py"))
+ensemble = runpy.run_path(str(EXAMPLES / "ensemble.py"))
+robustness = runpy.run_path(str(EXAMPLES / "robustness.py"))
 bench_swfc = runpy.run_path(str(EXAMPLES / "benchmarks" / "bench_swfc.py"))
 
 EMOTIONS = ["anger", "fear", "joy", "sadness"]
@@ -158,3 +163,82 @@ def test_the_data_benchmark_prints_speed_and_memory(manifest) -> None:
     for line in ("read the manifest, 8 rows", r"scan, 2 thread\(s\)", "scan with a full cache", "training's clips"):
         assert re.search(f"^{line}{figures}", result.stdout, re.M), result.stdout
     assert "datasets with its own Audio" in result.stdout
+
+
+def test_an_ensemble_of_one_run_is_that_run(run, tmp_path) -> None:
+    folder = run(1, 0.3)
+    result = call("ensemble.py", folder, "--output", tmp_path / "ensemble.csv")
+    assert result.returncode == 0, result.stderr
+    alone, together = (line.split()[-3:] for line in result.stdout.splitlines()[1:])
+    assert alone == together
+    metrics = json.loads((folder / "predict_results.json").read_text())
+    names = ("predict_emotion_uar", "predict_emotion_macro_f1", "predict_emotion_ece")
+    assert [float(value) for value in alone] == pytest.approx([metrics[name] for name in names], abs=6e-4)
+    written, own = (pd.read_csv(path) for path in (tmp_path / "ensemble.csv", folder / "predictions.csv"))
+    pd.testing.assert_frame_equal(written, own[written.columns])
+
+
+def test_an_ensemble_averages_the_probabilities_of_its_runs(run, tmp_path) -> None:
+    folders = [run(1, 0.3), run(2, 0.3)]
+    scores = ensemble["main"](folders, tmp_path / "ensemble.csv")
+    assert list(scores.index) == [*map(str, folders), "ensemble of 2"]
+    written = pd.read_csv(tmp_path / "ensemble.csv")
+    tables = [pd.read_csv(folder / "predictions.csv") for folder in folders]
+    columns = [f"p_{name}" for name in EMOTIONS]
+    expected = (tables[0][columns] + tables[1][columns]) / 2
+    pd.testing.assert_frame_equal(written[columns], expected, atol=1e-6)
+    assert written["emotion"].tolist() == expected.idxmax(axis=1).str.removeprefix("p_").tolist()
+    recalls = (written["emotion"] == written["true_emotion"]).groupby(written["true_emotion"]).mean()
+    assert scores.loc["ensemble of 2", "emotion_uar"] == pytest.approx(recalls.mean())
+
+
+def test_runs_of_other_clips_are_no_ensemble(run, tmp_path) -> None:
+    folder = run(1, 0.3)
+    other = tmp_path / "other"
+    other.mkdir()
+    pd.read_csv(folder / "predictions.csv").iloc[1:].to_csv(other / "predictions.csv", index=False)
+    with pytest.raises(InputError, match=f"{other / 'predictions.csv'}: has other emotions or clips than that of"):
+        ensemble["main"]([folder, other], None)
+
+
+def test_the_figures_of_the_predictions_are_drawn_beside_them(run) -> None:
+    folder = run(1, 0.3)
+    result = call("plot_predictions.py", folder)
+    assert result.returncode == 0, result.stderr
+    for name in ("reliability.svg", "confusion.svg"):
+        assert b"<svg" in (folder / name).read_bytes()
+
+
+def test_a_folder_without_predictions_is_one_line_that_names_the_file(tmp_path) -> None:
+    result = call("ensemble.py", tmp_path)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert f"{tmp_path / 'predictions.csv'}: no such file" in result.stderr
+
+
+def test_robustness_is_measured_on_the_clips_of_the_run_clean_and_degraded(command, manifest, tmp_path) -> None:
+    path, folder = manifest("all.csv", range(6)), tmp_path / "output"
+    run_ser_mtl.main(command(train_file=path, num_folds=3, do_train=True, do_predict=True))
+    result = call("robustness.py", folder, "--test_file", path)
+    assert result.returncode == 0, result.stderr
+    header, *lines = result.stdout.splitlines()
+    assert header.split() == ["emotion_uar", "emotion_macro_f1", "emotion_ece", "gender_uar", "asr_wer"]
+    rows = {line[:26].strip(): [float(value) for value in line[26:].split()] for line in lines}
+    noises = [f"{kind}, {level} dB" for kind in ("white noise", "babble") for level in (20, 10, 5)]
+    assert list(rows) == ["clean", *noises, "reverberation, RT60 0.3 s", "reverberation, RT60 0.8 s"]
+    metrics = json.loads((folder / "predict_results.json").read_text())
+    assert rows["clean"] == pytest.approx([metrics[f"predict_{name}"] for name in header.split()], abs=6e-4)
+    assert len({tuple(row) for row in rows.values()}) > 1
+    with pytest.raises(InputError, match="shares fewer than two clips"):
+        robustness["measure"](folder, [str(manifest("other.csv", [5]))], 20.0, 8)
+
+
+def test_degraded_clips_have_the_ratio_that_their_condition_names(clips) -> None:
+    split = Split(clips.assign(speaker=clips["speaker_id"]), clips["audio"].tolist())
+    found = robustness["conditions"](split)
+    for name, snr_db in (("white noise, 20 dB", 20), ("white noise, 5 dB", 5), ("babble, 10 dB", 10)):
+        audio = robustness["DegradedAudio"](split.audio, found[name])
+        for index in (0, 7):
+            clean, degraded = load_audio(split.audio[index]).astype(float), load_audio(audio[index]).astype(float)
+            ratio = 10 * np.log10(np.mean(clean**2) / np.mean((degraded - clean) ** 2))
+            assert ratio == pytest.approx(snr_db, abs=0.05)
+        assert audio[0] == audio[0] and audio[0] != audio[1]
