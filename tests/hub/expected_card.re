@@ -312,6 +312,7 @@ The columns of the tasks count the clips that have a label for it\. Training cli
 \| `weight_decay` \| 0\.01 \|
 \| `max_grad_norm` \| 1\.0 \|
 \| `seed` \| 42 \|
+\| `ema_decay` \| 0\.0 \|
 \| `swfc_memory_size` \| 0 \|
 \| `speaker_margin_warmup_steps` \| 0\.1 \|
 \| `load_best_model_at_end` \| True \|
