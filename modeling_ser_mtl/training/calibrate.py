@@ -5,7 +5,8 @@ from typing import cast
 
 import numpy as np
 
-from ..data.dataset import Clips
+from ..data.dataset import SpeechDataset
+from ..data.streaming import StreamedDataset
 from ..evaluation.calibration import (
     LOWEST_TEMPERATURE,
     choose_prior_correction,
@@ -19,14 +20,14 @@ from .trainer import SerMtlTrainer
 logger = logging.getLogger(__name__)
 
 
-def calibrate(trainer: SerMtlTrainer, dataset: Clips, chooses_prior_correction: bool) -> None:
+def calibrate(trainer: SerMtlTrainer, dataset: SpeechDataset | StreamedDataset, chooses_prior_correction: bool) -> None:
     """
     Sets `emotion_temperature` of the trained model and, where it is to be chosen, `emotion_prior_correction`. A set
     without emotion labels, or whose clips are all recognised, leaves the temperature at 1 with a warning.
 
     Args:
         trainer ([`SerMtlTrainer`]): holds the model, of the task emotion.
-        dataset ([`~data.dataset.Clips`]): clips of speakers that don't train, never those of the test set.
+        dataset ([`SpeechDataset`] or [`StreamedDataset`]): clips of speakers that don't train, never of the test set.
         chooses_prior_correction (`bool`): whether Macro-F1 chooses the prior correction too.
     """
     config = trainer.model.config

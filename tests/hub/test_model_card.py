@@ -203,7 +203,7 @@ def test_every_task_has_at_most_three_statements_that_print_what_the_model_says(
         return {row["label"]: row["score"] for row in printed}
 
     expected = [
-        (model.config.emotion_labels, outputs.logits, ast.literal_eval(emotion)),
+        (model.config.emotion_labels, outputs.logits / model.config.emotion_temperature, ast.literal_eval(emotion)),
         (model.config.gender_labels, outputs.gender_logits, ast.literal_eval(gender)),
     ]
     for names, logits, printed in expected:
