@@ -15,10 +15,9 @@ from modeling_ser_mtl.training.arguments import SerMtlTrainingArguments
 from modeling_ser_mtl.training.trainer import (
     SerMtlTrainer,
     batch_labels,
-    embedding_metrics,
     model_inputs,
-    whole_clips,
 )
+from modeling_ser_mtl.training.whole_clips import embedding_metrics, whole_clips
 
 from .noise_clips import CLIPS, make_dataset
 
