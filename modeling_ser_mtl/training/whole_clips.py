@@ -41,7 +41,8 @@ def whole_clips(
     without windows, which a streamed set finds unusable, is left out.
 
     Args:
-        kept (`dict[str, np.ndarray]`): what [`~training.trainer.SerMtlTrainer.prediction_step`] keeps, one row per window.
+        kept (`dict[str, np.ndarray]`): what [`~training.trainer.SerMtlTrainer.prediction_step`] keeps, one row per
+            window.
         clip_index (`np.ndarray` of shape `(num_windows,)`): the clip of each window, in ascending order of start; -1
             where a window is of none.
         dataset ([`Clips`]): the split.
