@@ -3,7 +3,7 @@ Which part of the method helps, on real speech: every row of `ablation_rows.yaml
 
     python examples/ablation.py run CORPORA --protocols ravdess --rows ce full --seeds 1 2 3 --processes 2
     python examples/ablation.py choose CORPORA --rows_file candidates.yaml
-    python examples/ablation.py report
+    python examples/ablation.py report --figures docs
 
 A finished run is a line of the results file and never runs again; an interrupted one goes on from its last checkpoint:
 give the same command again. `choose` compares settings on validation speakers alone: its runs never read a test clip.
@@ -19,9 +19,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import yaml
+from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from modeling_ser_mtl.data.errors import InputError
@@ -40,7 +42,17 @@ RECIPES = HERE / "recipes"
 # Folds of each protocol; every one has a recipe of its name.
 PROTOCOLS = {"ravdess": 6, "emodb": 10, "nemo": 6}
 BASELINE = "ce"
-OTHER_METRICS = ("emotion_macro_f1", "gender_uar", "speaker_eer", "speaker_min_dcf", "asr_wer", "asr_cer")
+OTHER_METRICS = (
+    "emotion_macro_f1",
+    "emotion_ece_uncalibrated",
+    "emotion_ece",
+    "gender_uar",
+    "speaker_eer",
+    "speaker_min_dcf",
+    "asr_wer",
+    "asr_cer",
+)
+STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "ablation"}
 SET = {"run": "predict", "choose": "eval"}
 
 
@@ -77,11 +89,17 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--results", type=Path, help="default: docs/results.jsonl, of choose docs/choices.jsonl")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/ablation"))
+    parser.add_argument("--figures", type=Path, help="with report: folder that receives ablation-<protocol>.svg")
     args = parser.parse_args()
     args.results = args.results or HERE.parent / "docs" / f"{'choices' if args.mode == 'choose' else 'results'}.jsonl"
     try:
         if args.mode == "report":
-            print(report(read_results(args.results)))
+            lines = read_results(args.results)
+            print(report(lines))
+            for protocol in PROTOCOLS if args.figures else ():
+                of_protocol = [line for line in lines if line["protocol"] == protocol and "confusions" in line]
+                if of_protocol:
+                    draw(of_protocol).savefig(args.figures / f"ablation-{protocol}.svg", metadata={"Date": None})
         else:
             run_all(args)
     except InputError as error:
@@ -208,6 +226,25 @@ def _row(row: str, lines: Sequence[dict[str, Any]], baseline: dict[str, float], 
     cells |= {name: metrics[name].mean() for name in OTHER_METRICS if name in metrics}
     cells["minutes a fold"] = f"{np.mean([line['train_seconds'] for line in lines]) / 60:.1f}"
     return cells if cells["folds"] == num_folds else cells | {"row": f"{row} (some folds)"}
+
+
+def draw(lines: Sequence[dict[str, Any]]) -> Figure:
+    """UAR of each row with its interval over speakers, in the order of the file; the runs must be of one protocol."""
+    rows = {line["row"]: speaker_uars([x for x in lines if x["row"] == line["row"]]) for line in lines}
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8, 1.2 + 0.35 * len(rows)), layout="constrained", facecolor="white")
+        axes = figure.add_subplot()
+        for height, uars in enumerate(rows.values()):
+            values = list(uars.values())
+            axes.plot(values, [height] * len(values), ".", color="0.8", zorder=1)
+            axes.plot(np.mean(values), height, "o", color="tab:blue")
+            if len(values) > 1:
+                axes.hlines(height, *bootstrap_interval(values), color="tab:blue")
+        axes.set_yticks(range(len(rows)), list(rows))
+        axes.invert_yaxis()
+        axes.set_xlabel("UAR: mean and 95 % interval over test speakers, each a grey dot")
+        axes.set_title(lines[0]["protocol"])
+    return figure
 
 
 def _markdown(table: pd.DataFrame) -> str:

@@ -117,6 +117,14 @@ def test_a_row_with_missing_folds_is_marked() -> None:
     assert "| swfc (some folds) |" in ablation["report"](lines)
 
 
+def test_the_figure_has_the_mean_of_every_row() -> None:
+    lines = [make_line(row, 1, fold, right) for row, right in (("ce", 5), ("full", 7)) for fold in range(6)]
+    (axes,) = ablation["draw"](lines).axes
+    means = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
+    assert means == pytest.approx([0.5, 0.7])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["ce", "full"]
+
+
 def test_every_row_of_the_file_is_made_of_options_that_exist() -> None:
     rows = yaml.safe_load((EXAMPLES / "ablation_rows.yaml").read_text())
     for row, options in rows.items():
