@@ -195,8 +195,8 @@ def _tables(lines: Sequence[dict[str, Any]], num_folds: int) -> Iterator[str]:
         yield "Recall of each emotion:"
         yield _markdown(by_class.reset_index(names="row"))
         first = pair_confusion(totals.get(BASELINE, next(iter(totals.values()))))
-        order = np.argsort(-np.triu(first), axis=None)[:3]
-        pairs = [np.unravel_index(position, first.shape) for position in order]
+        upper = np.stack(np.triu_indices(len(classes), k=1), axis=1)
+        pairs = sorted(upper.tolist(), key=lambda pair: -first[tuple(pair)])[:3]
         table = {
             row: {f"{classes[i]} / {classes[j]}": pair_confusion(total)[i, j] for i, j in pairs}
             for row, total in totals.items()
@@ -241,7 +241,7 @@ def draw(lines: Sequence[dict[str, Any]]) -> Figure:
             if len(values) > 1:
                 axes.hlines(height, *bootstrap_interval(values), color="tab:blue")
         axes.set_yticks(range(len(rows)), list(rows))
-        axes.invert_yaxis()
+        axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel("UAR: mean and 95 % interval over test speakers, each a grey dot")
         axes.set_title(lines[0]["protocol"])
     return figure

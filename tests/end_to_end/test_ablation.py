@@ -110,6 +110,7 @@ def test_the_table_has_means_over_folds_and_seeds_and_the_gain_over_cross_entrop
     low, _, high = cells["95 % interval"].split()
     assert float(low) < 0.7 < float(high)
     assert "ce" in ce and "some folds" not in ce
+    assert "| full | 0.300 |" in ablation["report"](lines)  # anger and joy taken for each other
 
 
 def test_a_row_with_missing_folds_is_marked() -> None:
