@@ -16,7 +16,7 @@ from modeling_ser_mtl.data.collator import SerMtlCollator
 from modeling_ser_mtl.data.errors import InputError
 from modeling_ser_mtl.data.submission import check_submittable, write_submission
 from modeling_ser_mtl.evaluation.metrics import Predictions
-from modeling_ser_mtl.evaluation.report import results_table, write_predictions
+from modeling_ser_mtl.evaluation.report import results_table, set_title, write_predictions
 from modeling_ser_mtl.evaluation.verification import read_trials
 from modeling_ser_mtl.hub.model_card import write_model_card
 from modeling_ser_mtl.hub.widget import check_widget_samples, synthetic_samples, write_widget
@@ -140,10 +140,7 @@ def run(
                 )
                 if name == "test" and data_args.submission_file is not None:
                     write_submission(data_args.submission_file, written)
-            speakers = table["speaker"]
-            title = f"{name} set: {len(speakers)} clips of {speakers[speakers != ''].nunique()} known speakers"
-            if "train" in tables and (speakers != "").all() and (tables["train"]["speaker"] != "").all():
-                title += ", none of them in training"
+            title = set_title(name, table, tables.get("train"))
             if data_args.synthetic_corpus:
                 title += " (synthetic speech)"
             print(f"\n{results_table(found, prefix, title)}\n")

@@ -5,12 +5,16 @@ Reading and checking the manifest; the scan that a run begins with: uncached, fi
 training's own reading, clip by clip; and the same files through `datasets`, decoded by its Audio feature (which needs
 torchcodec and FFmpeg) or by this package. Each line runs in processes of its own; memory is what its peak lies above
 that of a process that has only imported the libraries. Files are read once before, so that all find them in memory.
+At the end a manifest of 100,000 rows, whose memory is the whole process's, with the allocator that `ser-mtl` chooses.
 """
 
 import argparse
 import multiprocessing
+import os
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,6 +30,23 @@ from modeling_ser_mtl.data.manifest import read_manifest
 from modeling_ser_mtl.data.scan_cache import ScanCache
 
 Step = Callable[[Path, pd.DataFrame, int, Path], int]
+
+# In a process that imports nothing else; the second argument is the number of threads that read headers, 0 for none.
+# Not the peak of getrusage, which a new program inherits from the one that starts it.
+VALIDATION = """
+import re, sys, time
+from pathlib import Path
+from modeling_ser_mtl.data.checks import find_audio_faults
+from modeling_ser_mtl.data.manifest import examine_manifest
+
+start, start_processor, workers = time.perf_counter(), time.process_time(), int(sys.argv[2])
+clips, faults = examine_manifest(sys.argv[1])
+if workers:
+    faults += find_audio_faults(clips, workers)
+assert len(clips) and not faults, faults
+seconds, processor = time.perf_counter() - start, time.process_time() - start_processor
+print(seconds, processor, int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) / 2**10)
+"""
 
 
 def read_rows(manifest: Path, table: pd.DataFrame, num_threads: int, folder: Path) -> int:
@@ -64,15 +85,26 @@ def datasets_undecoded(manifest: Path, table: pd.DataFrame, num_threads: int, fo
     return sum(len(load_audio(item["audio"]["path"])) for item in data)
 
 
-def larger_corpus(table: pd.DataFrame, copies: int, folder: Path) -> Path:
-    """A manifest of several times as many clips, each a link to one of `table`."""
-    large = pd.concat([table] * copies, ignore_index=True)
-    links = [folder / f"{index}{Path(path).suffix}" for index, path in enumerate(large["audio_path"])]
+def larger_corpus(table: pd.DataFrame, rows: int, folder: Path) -> Path:
+    """A manifest of more clips, each a link to one of `table`, with texts of 60 characters and a column `split`."""
+    folder.mkdir()
+    large = pd.concat([table] * -(-rows // len(table)), ignore_index=True)[:rows]
+    links = [folder / f"clip_{index:06d}{Path(path).suffix}" for index, path in enumerate(large["audio_path"])]
     for link, path in zip(links, large["audio_path"], strict=True):
         link.symlink_to(path)
-    columns = ["audio", "emotion", "gender", "speaker_id", "text"]
-    large.assign(audio=[link.name for link in links])[columns].to_csv(folder / "large.csv", index=False)
+    large = large.assign(audio=[link.name for link in links], split="train", text=large["text"].str.ljust(60, "."))
+    columns = ["audio", "emotion", "gender", "speaker_id", "text", "split"]
+    large[columns].to_csv(folder / "large.csv", index=False)
     return folder / "large.csv"
+
+
+def validate(manifest: Path, num_threads: int) -> tuple[float, float, float]:
+    """Seconds and processor seconds that reading and checking a manifest takes, and the whole process's peak MiB."""
+    environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}
+    command = [sys.executable, "-c", VALIDATION, str(manifest), str(num_threads)]
+    process = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    seconds, processor, mib = map(float, process.stdout.split())
+    return seconds, processor, mib
 
 
 def measure(step: Step, manifest: Path, num_threads: int, folder: Path) -> tuple[float, float, int, float]:
@@ -98,6 +130,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--num_threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--copies", type=int, default=10, help="how often the larger corpus has each clip")
+    parser.add_argument("--rows", type=int, default=100_000, help="rows of the manifest that is only checked")
     args = parser.parse_args()
 
     table = read_manifest(args.manifest)
@@ -107,7 +140,7 @@ def main() -> None:
     context.set_forkserver_preload(["modeling_ser_mtl.data.dataset", "datasets"])
 
     with tempfile.TemporaryDirectory() as temporary:
-        large = larger_corpus(table, args.copies, Path(temporary))
+        large = larger_corpus(table, len(table) * args.copies, Path(temporary) / "large")
 
         def line(name: str, step: Step, manifest: Path = args.manifest, num_threads: int = 1, cache: str = "") -> None:
             folders = [Path(temporary) / (cache or f"{name} {repeat}") for repeat in range(args.repeats)]
@@ -138,6 +171,14 @@ def main() -> None:
         print(f"\nEach clip {args.copies} times, {len(table) * args.copies:,} rows:")
         line(f"scan, {args.num_threads[-1]} thread(s)", scan, large, args.num_threads[-1])
         line("training's clips", training_clips, large)
+
+        print(f"\n{args.rows:,} rows, the whole process:")
+        large = larger_corpus(table, args.rows, Path(temporary) / "rows")
+        for name, number in (("validation", 0), ("validation with audio headers, 2 threads", 2)):
+            results = [validate(large, number) for _ in range(args.repeats)]
+            seconds, cpu, mib = (statistics.median(values) for values in zip(*results, strict=True))
+            speed = f"{args.rows / seconds:,.0f}"
+            print(f"{name:<46}{seconds:>9.2f} s{cpu:>9.2f} s{speed:>12} {'rows/s':<8}{mib:>8,.0f} MiB", flush=True)
 
 
 if __name__ == "__main__":

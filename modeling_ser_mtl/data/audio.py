@@ -3,6 +3,7 @@
 import logging
 import os
 import sqlite3
+from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -76,7 +77,7 @@ def scan_audio(
         `tuple[np.ndarray, list[str]]`: Lengths in samples at 16 kHz, `int64` of shape `(N,)`, 0 where a clip cannot be
         used; and the N reasons, "" where it can.
     """
-    results: list[tuple[int, str]] = []
+    lengths, reasons = array("q"), []
     step = CLIPS_PER_WORKER * num_workers
     with (
         ThreadPoolExecutor(num_workers) as pool,
@@ -84,9 +85,10 @@ def scan_audio(
     ):
         for start in range(0, len(sources), step):
             batch = [sources[i] for i in range(start, min(start + step, len(sources)))]
+            measured = None
             if cache is not None:
                 try:
-                    results += cache.scan(batch, _measure, pool)
+                    measured = cache.scan(batch, _measure, pool)
                 except (OSError, sqlite3.Error) as error:
                     logger.warning(
                         "%s: the cache of audio lengths can't be used (%s), so every clip is decoded; delete the file "
@@ -95,10 +97,11 @@ def scan_audio(
                         error,
                     )
                     cache = None
-            if len(results) == start:
-                results += pool.map(_measure, batch)
+            for length, reason in pool.map(_measure, batch) if measured is None else measured:
+                lengths.append(length)
+                reasons.append(reason)
             progress.update(len(batch))
-    return np.array([length for length, _ in results], dtype=np.int64), [reason for _, reason in results]
+    return np.array(lengths, dtype=np.int64), reasons
 
 
 def _measure(source: AudioSource) -> tuple[int, str]:

@@ -1,8 +1,10 @@
 """Damage in a manifest: each kind has a name, and one pass finds them all."""
 
+import itertools
 import logging
 import os
 import re
+from array import array
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -155,26 +157,27 @@ def find_audio_faults(table: pd.DataFrame, num_workers: int) -> list[Fault]:
     if table.empty:
         return []
     # In batches, since what a pool keeps for each call takes more memory than a clip's row.
-    batches = np.array_split(table["audio_path"].to_numpy(dtype=object), -(-len(table) // BATCH_FILES))
+    batches = [table["audio_path"].iloc[start : start + BATCH_FILES] for start in range(0, len(table), BATCH_FILES)]
+    kinds, reasons, seconds = [], [], array("d")
     with ThreadPoolExecutor(num_workers) as pool:
         found = pool.map(lambda batch: [_inspect(path) for path in batch], batches)
-        inspected = [clip for batch in tqdm(found, "Reading headers", len(batches)) for clip in batch]
-    kinds = np.array([kind for kind, _, _ in inspected], dtype=object)
-    reasons = [reason for _, reason, _ in inspected]
+        for kind, reason, length in itertools.chain.from_iterable(tqdm(found, "Reading headers", len(batches))):
+            kinds.append(kind)
+            reasons.append(reason)
+            seconds.append(length)
     faults = []
     for kind in ("empty-file", "undecodable", "too-short", "not-finite"):
-        faults += _fault(table, kinds == kind, kind, "{audio} {found}", reasons)
+        faults += _fault(table, [kind == other for other in kinds], kind, "{audio} {found}", reasons)
     # Normalising, which never makes a transcript much longer, is left out for those that are short enough anyway.
     too_long = [
-        not kind and 2 * len(text) > seconds * CHARACTERS_PER_SECOND < len(normalize_transcript(text))
-        for (kind, _, seconds), text in zip(inspected, table["text"], strict=True)
+        not kind and 2 * len(text) > length * CHARACTERS_PER_SECOND < len(normalize_transcript(text))
+        for kind, text, length in zip(kinds, table["text"], seconds, strict=True)
     ]
-    seconds = np.array([seconds for _, _, seconds in inspected]).round(2)
     message = (
         "{audio} lasts {found} s, too short for its text {text!r:.60}; ASR learns {limit} characters a second at most, "
         "check that the two belong together"
     )
-    return faults + _fault(table, too_long, "text-too-long", message, seconds, limit=CHARACTERS_PER_SECOND)
+    return faults + _fault(table, too_long, "text-too-long", message, np.round(seconds, 2), limit=CHARACTERS_PER_SECOND)
 
 
 def _fault(
@@ -201,12 +204,13 @@ def _fault(
 
 def _path_faults(table: pd.DataFrame) -> tuple[list[Fault], np.ndarray]:
     folders = _Folders()
-    empty = (table["audio"].str.strip() == "").to_numpy(dtype=bool)
+    empty = np.array([not audio.strip() for audio in table["audio"]], dtype=bool)
     exists = np.array([folders.has_file(path) for path in table["audio_path"]], dtype=bool) & ~empty
     kinds, hints = np.full((2, len(table)), "", dtype=object)
-    absent = np.flatnonzero(~exists & ~empty)
-    for index, audio, path in zip(absent, table["audio"].iloc[absent], table["audio_path"].iloc[absent], strict=True):
-        kinds[index], hints[index] = _why_missing(audio, path, folders)
+    is_absent = ~exists & ~empty
+    for index, (audio, path) in enumerate(zip(table["audio"], table["audio_path"], strict=True)):
+        if is_absent[index]:
+            kinds[index], hints[index] = _why_missing(audio, path, folders)
     faults = _fault(table, empty, "empty-audio", "'audio' is empty; give the clip's path or drop the row")
     for kind in ("audio-is-url", "audio-is-folder", "misspelt-audio", "absolute-path"):
         faults += _fault(table, kinds == kind, kind, "{audio!r} {found}", hints)
@@ -287,7 +291,9 @@ def _label_faults(table: pd.DataFrame, allowed: Mapping[str, Sequence[str]]) -> 
         usual = _usual_spellings(table[name])
         message = f"{name} {{{name}!r}} counts as another than {{found!r}}; write both the same way if they are one"
         faults += _fault(table, usual != table[name], "two-spellings", message, usual.to_numpy())
-    is_known = (table["gender"] != "") & table["gender"].isin(allowed.get("gender", table["gender"]))
+    is_known = table["gender"] != ""
+    if "gender" in allowed:
+        is_known &= table["gender"].isin(allowed["gender"])
     genders = table["gender"].where(is_known & (table["speaker"] != ""))
     first = genders.groupby(table["speaker"]).transform("first")
     message = "speaker {speaker} is {gender} here and {found} in an earlier row; correct one of them"
@@ -314,9 +320,12 @@ def _spelling_key(label: str) -> str:
 
 def _repeated_faults(table: pd.DataFrame) -> list[Fault]:
     """Rows whose audio an earlier row has, too: with the same labels, or with others."""
-    repeated = table["audio_path"].duplicated().to_numpy()
-    if not repeated.any():
+    # Hashes first, since finding repeated strings builds a list of them all.
+    hashes = pd.Series(np.fromiter(map(hash, table["audio_path"]), np.int64, len(table)))
+    if hashes.is_unique:
         return []
+    table = table[hashes.duplicated(keep=False).to_numpy()]
+    repeated = table["audio_path"].duplicated().to_numpy()
     labels = [name for name in ("emotion", "gender", "speaker", "text", "split") if name in table]
     first = table[~repeated].set_index("audio_path").loc[table["audio_path"]]
     differs = first[labels].to_numpy() != table[labels].to_numpy()
@@ -329,8 +338,6 @@ def _repeated_faults(table: pd.DataFrame) -> list[Fault]:
 
 def _inspect(path: str) -> tuple[str, str, float]:
     """Kind of damage ("" for none), what was found, and seconds of audio by the header."""
-    if os.path.getsize(path) == 0:
-        return "empty-file", "has 0 bytes; copy it again or drop the row", 0.0
     try:
         with soundfile.SoundFile(path) as file:
             seconds = file.frames / file.samplerate
@@ -342,5 +349,7 @@ def _inspect(path: str) -> tuple[str, str, float]:
                 return "not-finite", "has NaN or infinite samples; export it again or drop it", seconds
             return "", "", seconds
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless .raw file
+        if os.path.getsize(path) == 0:
+            return "empty-file", "has 0 bytes; copy it again or drop the row", 0.0
         reason = one_line(error)
         return "undecodable", f"cannot be decoded as audio ({reason}); convert it to WAV or FLAC", 0.0

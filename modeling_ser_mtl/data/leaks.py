@@ -1,6 +1,7 @@
 """Leaks between the sets of a run: a speaker, an audio file or a copy of one that is in two of them."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Hashable
 from itertools import combinations
@@ -8,11 +9,13 @@ from itertools import combinations
 from .errors import InputError
 from .loading import SPLITS, Split
 
+logger = logging.getLogger(__name__)
+
 PROBE_BYTES = 4096
 MAX_NAMED = 3
 
 
-def check_leaks(splits: dict[str, Split]) -> None:
+def check_leaks(splits: dict[str, Split], allow_shared_speakers: bool = False) -> None:
     """
     Checks that no two sets share a speaker, an audio file or a copy of one.
 
@@ -22,6 +25,7 @@ def check_leaks(splits: dict[str, Split]) -> None:
 
     Args:
         splits (`dict[str, Split]`): The sets, of `train`, `validation` and `test`.
+        allow_shared_speakers (`bool`): Whether shared speakers are only warned of, as published splits may have them.
 
     Raises:
         InputError: Something is shared: one line with the counts and the first pairs.
@@ -29,8 +33,16 @@ def check_leaks(splits: dict[str, Split]) -> None:
     clips = [
         _Clip(splits[name], name, index) for name in SPLITS if name in splits for index in range(len(splits[name]))
     ]
+    speakers = _shared_speakers(splits)
+    if speakers and allow_shared_speakers:
+        logger.warning(
+            "the sets share %d speaker(s): %s; results will not be those of unseen speakers (--allow_shared_speakers)",
+            len(speakers),
+            _tell_first(speakers),
+        )
+        speakers = []
     shared = {
-        "speaker(s)": _shared_speakers(splits),
+        "speaker(s)": speakers,
         "audio file(s)": [_tell_pair(group) for group in _groups(clips, lambda clip: clip.file, min_files=1)],
         "copied audio file(s)": [_tell_pair(group) for group in _copies(clips)],
     }
@@ -69,11 +81,13 @@ class _Clip:
 
 
 def _shared_speakers(splits: dict[str, Split]) -> list[str]:
-    found = []
-    for first, second in combinations([name for name in SPLITS if name in splits], 2):
-        shared = set(splits[first].table["speaker"]) & set(splits[second].table["speaker"])
-        found += [f"{speaker} ({first}, {second})" for speaker in sorted(shared - {""})]
-    return found
+    """Speakers of several sets, with the names of these."""
+    sets: dict[str, list[str]] = {}
+    for name in SPLITS:
+        if name in splits:
+            for speaker in set(splits[name].table["speaker"]) - {""}:
+                sets.setdefault(speaker, []).append(name)
+    return [f"{speaker} ({', '.join(names)})" for speaker, names in sorted(sets.items()) if len(names) > 1]
 
 
 def _copies(clips: list[_Clip]) -> list[list[_Clip]]:

@@ -129,6 +129,7 @@ def split_by_speaker(
     needs_validation: bool,
     stratify_folds: bool = False,
     fold_column: str | None = None,
+    allow_shared_speakers: bool = False,
 ) -> dict[str, Split]:
     """
     Makes the sets that were not given: the fold's test speakers, then held-out validation speakers of the rest.
@@ -142,13 +143,14 @@ def split_by_speaker(
             [`~data.splits.hold_out_speakers`].
         seed (`int`): seed of the hold-out.
         needs_validation (`bool`): whether there must be a validation set.
+        allow_shared_speakers (`bool`): whether the given sets may share speakers.
 
     Returns:
         `dict[str, Split]`: the given sets and those made of them.
 
     Raises:
         InputError: folds beside a given validation or test set or without a training set, speakers shared between two
-            sets, or as in the two functions named.
+            sets without `allow_shared_speakers`, or as in the two functions named.
     """
     splits = dict(splits)
     if num_folds is not None and fold_column is not None:
@@ -169,8 +171,9 @@ def split_by_speaker(
             rest, test = speaker_folds(table, cast(int, num_folds), fold)
         splits["train"], splits["test"] = splits["train"].take(rest), splits["train"].take(test)
     # Before speakers are held out, since those must not be tested either.
-    for first, second in combinations([name for name in SPLITS if name in splits], 2):
-        check_disjoint_speakers(splits[first].table, splits[second].table, second)
+    if not allow_shared_speakers:
+        for first, second in combinations([name for name in SPLITS if name in splits], 2):
+            check_disjoint_speakers(splits[first].table, splits[second].table, second)
     if needs_validation and "validation" not in splits and "train" in splits:
         train, held_out = hold_out_speakers(splits["train"].table, validation_speakers, seed)
         splits["validation"], splits["train"] = splits["train"].take(held_out), splits["train"].take(train)

@@ -3,7 +3,8 @@
 import csv
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -135,12 +136,12 @@ def examine_manifest(
     blank = np.zeros(len(table), dtype=bool)
     for column in LABEL_COLUMNS:
         if column in table:
-            given, table[column] = table[column], table[column].str.strip()
-            blank |= ((given != "") & (table[column] == "")).to_numpy(dtype=bool)
+            blank |= [label.isspace() for label in table[column]]
+            table[column] = table[column].str.strip()
         else:
             table[column] = ""
     folder = os.path.dirname(os.path.abspath(path))
-    table["audio_path"] = [os.path.normpath(os.path.join(folder, audio)) for audio in table["audio"]]
+    table["audio_path"] = map_strings(lambda audio: os.path.normpath(os.path.join(folder, audio)), table["audio"])
     add_speakers(table, os.path.basename(folder))
     table["manifest"], table["row"] = path, numbers
     damage, exists = find_faults(table, allowed or {})
@@ -148,6 +149,18 @@ def examine_manifest(
         message = "a label of white space counts as empty; empty the cell or fill it in"
         damage.append(Fault(path, "blank-label", numbers[blank].tolist(), message))
     return table if exists.all() else table[exists].reset_index(drop=True), faults + damage
+
+
+def map_strings(function: Callable[[str], str], column: pd.Series) -> pd.Series:
+    """
+    A column of strings made of another, in parts: a list of Python strings takes several times the memory of a column.
+
+    Args:
+        function (`Callable[[str], str]`): Gives the new string.
+        column (`pd.Series`): N strings.
+    """
+    parts = [column.iloc[start : start + PART_ROWS] for start in range(0, max(len(column), 1), PART_ROWS)]
+    return pd.concat([pd.Series([function(cell) for cell in part], part.index, dtype=str) for part in parts])
 
 
 def add_speakers(table: pd.DataFrame, default_corpus: str) -> None:
@@ -159,8 +172,11 @@ def add_speakers(table: pd.DataFrame, default_corpus: str) -> None:
         table (`pd.DataFrame`): Rows with `speaker_id`, changed in place.
         default_corpus (`str`): The corpus where the column `corpus` is missing or empty.
     """
-    corpus = table["corpus"].str.strip() if "corpus" in table else pd.Series("", index=table.index)
-    table["corpus"] = corpus.where(corpus != "", default_corpus)
+    if "corpus" in table:
+        corpus = table["corpus"].str.strip()
+        table["corpus"] = corpus.where(corpus != "", default_corpus)
+    else:
+        table["corpus"] = default_corpus
     table["speaker"] = (table["corpus"] + "/" + table["speaker_id"]).where(table["speaker_id"] != "", "")
 
 
@@ -211,7 +227,7 @@ def require_speakers(table: pd.DataFrame, why: str) -> None:
         )
 
 
-def _read_table(path: str) -> tuple[pd.DataFrame, list[int], list[Fault]]:
+def _read_table(path: str) -> tuple[pd.DataFrame, Sequence[int], list[Fault]]:
     """Returns the cells as the format gives them, each record's row number, and why others can't be read."""
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
@@ -234,7 +250,7 @@ def _read_table(path: str) -> tuple[pd.DataFrame, list[int], list[Fault]]:
         return pd.DataFrame(), [], [Fault(path, "unreadable-file", [], message)]
 
 
-def _read_delimited(path: str, file: TextIO, delimiter: str) -> tuple[pd.DataFrame, list[int], list[Fault]]:
+def _read_delimited(path: str, file: TextIO, delimiter: str) -> tuple[pd.DataFrame, Sequence[int], list[Fault]]:
     # Not pandas.read_csv: it takes the first column for an index when rows are longer than the header, and loses the
     # line numbers over blank lines and line breaks in cells.
     found = _csv_records(file, delimiter)
@@ -255,7 +271,8 @@ def _read_delimited(path: str, file: TextIO, delimiter: str) -> tuple[pd.DataFra
                 return table, rows, [Fault(path, "wrong-delimiter", [1], message), *faults]
 
     # In parts, since a list of Python strings takes several times the memory of a column.
-    parts, records, rows, broken = [pd.DataFrame(columns=columns, dtype=str)], [], [], []
+    parts, records, broken = [pd.DataFrame(columns=columns, dtype=str)], [], []
+    rows = array("q")
     for row, cells, reason in found:
         if reason:
             broken.append(("bad-quoting", row, f"{reason}; {QUOTING_ADVICE}"))

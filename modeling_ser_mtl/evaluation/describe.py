@@ -3,14 +3,16 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from ..data.audio import SAMPLING_RATE, scan_audio
 from ..data.columns import parse_column_mapping
 from ..data.errors import InputError
-from ..data.manifest import read_manifests
+from ..data.manifest import map_strings, read_manifests
 from ..data.scan_cache import ScanCache, default_folder
 from ..data.text import normalize_transcript
 from ..processing_ser_mtl import MIN_SAMPLES
@@ -49,7 +51,7 @@ class Description:
 
 def measure_clips(table: pd.DataFrame, num_workers: int = 2, cache: ScanCache | None = None) -> pd.DataFrame:
     """
-    Adds what the audio and the transcripts say.
+    What the audio and the transcripts say, in their place.
 
     Args:
         table (`pd.DataFrame`): N rows of [`~data.manifest.read_manifest`].
@@ -57,18 +59,19 @@ def measure_clips(table: pd.DataFrame, num_workers: int = 2, cache: ScanCache | 
         cache ([`ScanCache`], *optional*): spares decoding clips that it knows.
 
     Returns:
-        `pd.DataFrame`: the rows with `seconds` (`float`), `reason` (why the clip can't be used, "" where it can),
-        `transcript` (normalised), and the `frames` of 20 ms that the clip has and `needed_frames` that CTC needs for
-        the transcript (`int`).
+        `pd.DataFrame`: the rows without `audio`, `audio_path` and `text`, and with `seconds` (`float`), `reason` (why
+        the clip can't be used, "" where it can), `transcript` (normalised), and the `frames` of 20 ms that the clip has
+        and `needed_frames` that CTC needs for the transcript (`int`).
     """
-    lengths, reasons = scan_audio(table["audio_path"].tolist(), num_workers, cache=cache)
-    transcripts = [normalize_transcript(text) for text in table["text"]]
+    lengths, reasons = scan_audio(table["audio_path"].array, num_workers, cache=cache)
+    table = table.drop(columns=["audio", "audio_path"])  # most of the memory
+    transcripts = map_strings(normalize_transcript, table.pop("text"))
     return table.assign(
         seconds=lengths / SAMPLING_RATE,
         reason=reasons,
         transcript=transcripts,
         frames=(lengths - MIN_SAMPLES) // HOP + 1,
-        needed_frames=[needed_frames(transcript) for transcript in transcripts],
+        needed_frames=np.fromiter(map(needed_frames, transcripts), np.int64, len(transcripts)),
     )
 
 
@@ -84,8 +87,10 @@ def describe(table: pd.DataFrame) -> Description:
     Args:
         table (`pd.DataFrame`): N rows of [`measure_clips`], at least one of them usable.
     """
-    clips = table[table["reason"] == ""]
-    return Description(_sets(clips), _tasks(clips), _emotions(clips), _seconds(clips), find_warnings(table))
+    is_usable = table["reason"] == ""
+    clips = table if is_usable.all() else table[is_usable]
+    warnings = find_warnings(clips, table.loc[~is_usable, ["manifest", "row", "reason"]])
+    return Description(_sets(clips), _tasks(clips), _emotions(clips), _seconds(clips), warnings)
 
 
 def genders_of(clips: pd.DataFrame) -> list[str]:
@@ -173,44 +178,35 @@ def _sets(clips: pd.DataFrame) -> pd.DataFrame:
     names = clips["corpus"]
     if "split" in clips:
         names = names + ", " + clips["split"].str.strip().replace("", "train")
-    groups = dict(list(clips.groupby(names, sort=False)))
-    if len(groups) > 1:
-        groups["total"] = clips
     genders = genders_of(clips)
-    return pd.DataFrame.from_dict(
-        {
-            name: {
-                "clips": len(group),
-                "hours": _hours(group),
-                "speakers": _speakers(group),
-                **{f"{gender}_speakers": _speakers(group[group["gender"] == gender]) for gender in genders},
-            }
-            for name, group in groups.items()
-        },
-        orient="index",
-    )
+
+    def counts(group: pd.DataFrame) -> dict[str, float]:
+        by_gender = {f"{gender}_speakers": _speakers(group[group["gender"] == gender]) for gender in genders}
+        return {"clips": len(group), "hours": _hours(group), "speakers": _speakers(group), **by_gender}
+
+    clips = clips[["seconds", "speaker", "gender"]]
+    sets = {name: counts(group) for name, group in clips.groupby(names, sort=False)}
+    if len(sets) > 1:
+        sets["total"] = counts(clips)
+    return pd.DataFrame.from_dict(sets, orient="index")
 
 
 def _tasks(clips: pd.DataFrame) -> pd.DataFrame:
-    labelled = {task: clips[clips[column] != ""] for task, column in TASK_COLUMNS.items()}
-    classes = {task: group[TASK_COLUMNS[task]].nunique() for task, group in labelled.items()}
-    classes["asr"] = len(set().union(*labelled["asr"]["transcript"]))
-    return pd.DataFrame.from_dict(
-        {
-            task: {
-                "labelled": len(group),
-                "share": len(group) / len(clips),
-                "hours": _hours(group),
-                "classes": classes[task],
-            }
-            for task, group in labelled.items()
-        },
-        orient="index",
-    )
+    tasks = {}
+    for task, column in TASK_COLUMNS.items():
+        labelled = clips.loc[clips[column] != "", [column, "seconds"]]
+        labels = labelled[column]
+        tasks[task] = {
+            "labelled": len(labels),
+            "share": len(labels) / len(clips),
+            "hours": _hours(labelled),
+            "classes": len(set(chain.from_iterable(labels))) if task == "asr" else labels.nunique(),
+        }
+    return pd.DataFrame.from_dict(tasks, orient="index")
 
 
 def _emotions(clips: pd.DataFrame) -> pd.DataFrame:
-    labelled = clips[clips["emotion"] != ""]
+    labelled = clips.loc[clips["emotion"] != "", ["emotion", "gender", "speaker", "seconds"]]
     genders = genders_of(clips)
     return pd.DataFrame.from_dict(
         {

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from itertools import combinations
 
+import numpy as np
 import pandas as pd
 
 FEW_CLIPS = 50  # a recall of one half is known to 7 points (standard error) from so many, worse from fewer
@@ -15,19 +16,19 @@ NAMED = 5
 EACH_SET = "training, validation and test can't each have one"
 
 
-def find_warnings(table: pd.DataFrame) -> list[str]:
+def find_warnings(clips: pd.DataFrame, unusable: pd.DataFrame) -> list[str]:
     """
     Judges a data set; damage that reading its manifests tells of is left to that.
 
     Args:
-        table (`pd.DataFrame`): N rows of [`~evaluation.describe.measure_clips`], at least one of them usable.
+        clips (`pd.DataFrame`): usable rows of [`~evaluation.describe.measure_clips`], one or more.
+        unusable (`pd.DataFrame`): its other rows.
 
     Returns:
         `list[str]`: one line each: what was found, what follows from it or what to do.
     """
-    clips = table[table["reason"] == ""]
     return [
-        *_about_audio(table),
+        *_about_audio(clips, unusable),
         *_about_emotions(clips),
         *_about_genders(clips),
         *_about_speakers(clips),
@@ -36,12 +37,10 @@ def find_warnings(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def _about_audio(table: pd.DataFrame) -> Iterator[str]:
-    unusable = table[table["reason"] != ""]
+def _about_audio(clips: pd.DataFrame, unusable: pd.DataFrame) -> Iterator[str]:
     if len(unusable):
         yield f"clips that can't be used: {_clips(unusable)}: {unusable['reason'].iloc[0]}"
-    clips = table[table["reason"] == ""]
-    long = clips[clips["seconds"] > LONG_SECONDS]
+    long = clips.loc[clips["seconds"] > LONG_SECONDS, ["manifest", "row"]]
     if len(long):
         yield (
             f"clips over {LONG_SECONDS} s: {_clips(long)}; training takes random crops of them, without their "
@@ -50,7 +49,7 @@ def _about_audio(table: pd.DataFrame) -> Iterator[str]:
 
 
 def _about_emotions(clips: pd.DataFrame) -> Iterator[str]:
-    labelled = clips[clips["emotion"] != ""]
+    labelled = clips.loc[clips["emotion"] != "", ["corpus", "emotion", "speaker"]]
     counts = labelled["emotion"].value_counts()
     if len(counts) == 1:
         yield f"only one emotion: {counts.index[0]}; there is nothing to tell it from, so leave the task out"
@@ -78,7 +77,7 @@ def _about_emotions(clips: pd.DataFrame) -> Iterator[str]:
 
 
 def _about_genders(clips: pd.DataFrame) -> Iterator[str]:
-    labelled = clips[clips["gender"] != ""]
+    labelled = clips.loc[clips["gender"] != "", ["emotion", "gender"]]
     shares = labelled["gender"].value_counts(normalize=True)
     other = [name for name in shares.index if name not in ("female", "male")]
     if other:
@@ -96,11 +95,10 @@ def _about_genders(clips: pd.DataFrame) -> Iterator[str]:
 
 
 def _about_speakers(clips: pd.DataFrame) -> Iterator[str]:
-    named = clips[clips["speaker"] != ""]
-    if len(named) < len(clips):
-        unnamed = clips[clips["speaker"] == ""]
+    unnamed = clips.loc[clips["speaker"] == "", ["manifest", "row"]]
+    if len(unnamed):
         yield f"clips without a speaker_id: {_clips(unnamed)}; their voices may be anyone's, so they only train"
-    counts = named["speaker"].value_counts()
+    counts = clips["speaker"].value_counts().drop("", errors="ignore")
     if 0 < len(counts) < FEW_SPEAKERS:
         yield f"fewer than {FEW_SPEAKERS} speakers: {_names(counts.index)}; {EACH_SET}"
     single = sorted(counts[counts == 1].index)
@@ -109,15 +107,17 @@ def _about_speakers(clips: pd.DataFrame) -> Iterator[str]:
 
 
 def _about_transcripts(clips: pd.DataFrame) -> Iterator[str]:
-    spoken = clips[clips["transcript"] != ""]
-    long = spoken[spoken["needed_frames"] > spoken["frames"]]
+    is_long = (clips["transcript"] != "") & (clips["needed_frames"] > clips["frames"])
+    long = clips.loc[is_long, ["manifest", "row", "frames", "needed_frames"]]
     if len(long):
         clip = long.iloc[0]
         yield (
             f"transcripts too long for their audio: {_clips(long)}, needs {clip['needed_frames']} frames of 20 ms "
             f"and has {clip['frames']}; the ASR task skips them, so see whether text and audio belong together"
         )
-    texts = spoken["transcript"].nunique()
+    spoken = clips.loc[clips["transcript"] != "", "transcript"]
+    # By hash, since `nunique` builds a list of all.
+    texts = len(np.unique(np.fromiter(map(hash, spoken), np.int64, len(spoken))))
     if len(spoken) and texts < FEW_TEXTS * len(spoken):
         yield (
             f"few sentences: {texts:,} in {len(spoken):,} transcripts; the word error rate will measure memory "
@@ -128,11 +128,12 @@ def _about_transcripts(clips: pd.DataFrame) -> Iterator[str]:
 def _about_splits(clips: pd.DataFrame) -> Iterator[str]:
     if "split" not in clips:
         return
-    sets = dict(list(clips.groupby(clips["split"].str.strip().replace("", "train"), sort=False)))
+    names = clips["split"].str.strip().replace("", "train")
+    sets = dict(list(clips[["emotion", "speaker"]].groupby(names, sort=False)))
     for (name, first), (other, second) in combinations(sets.items(), 2):
         shared = sorted({*first["speaker"]} & {*second["speaker"]} - {""})
         if shared:
-            yield f"speakers in both {name} and {other}: {_counted(shared)}; a run stops at that"
+            yield f"speakers in both {name} and {other}: {_counted(shared)}; it takes --allow_shared_speakers"
     emotions = sorted({*clips["emotion"]} - {""})
     for name, group in sets.items():
         absent = [emotion for emotion in emotions if emotion not in set(group["emotion"])]

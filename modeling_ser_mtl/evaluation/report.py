@@ -29,6 +29,24 @@ HEADLINE_METRICS = (
 INTERNAL_COLUMNS = ("audio_path", "speaker", "manifest", "row")
 
 
+def set_title(name: str, table: pd.DataFrame, train: pd.DataFrame | None) -> str:
+    """
+    What a set is, in one line: its clips, its speakers, and how many of these were trained on where that is known.
+
+    Args:
+        name (`str`): `validation` or `test`.
+        table (`pd.DataFrame`): the set, with `speaker`.
+        train (`pd.DataFrame`, *optional*): the training set; None where the run doesn't train.
+    """
+    speakers = set(table["speaker"])
+    title = f"{name} set: {len(table)} clips of {len(speakers - {''})} known speakers"
+    trained = set() if train is None else set(train["speaker"])
+    if shared := (speakers & trained) - {""}:
+        return f"{title}, {len(shared)} of them in training"
+    # A clip of nobody known may be of any of them.
+    return title if train is None or "" in speakers | trained else f"{title}, none of them in training"
+
+
 def results_table(
     metrics: Mapping[str, float],
     prefix: str = "predict",

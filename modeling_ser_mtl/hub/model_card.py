@@ -184,7 +184,10 @@ def _results(facts: RunFacts, config: SerMtlConfig, prefix: str) -> str:
     note = f"{clips.clips} clips of {clips.speakers} known speakers"
     # A training clip of nobody known may be of one of them.
     disjoint = clips.speakers and "train" in facts.splits and facts.splits["train"].unknown_speakers == 0
-    note += ", none of whom trains." if disjoint else "."
+    if clips.trained_speakers:
+        note += f", {clips.trained_speakers} of whom also train: this does not measure unseen speakers."
+    else:
+        note += ", none of whom trains." if disjoint else "."
     if split == "validation" and facts.hyperparameters["load_best_model_at_end"]:
         note += " These clips chose the checkpoint."
     corpora = _simplified(clips)

@@ -60,6 +60,7 @@ class SplitFacts:
         labelled (`dict[str, int]`): clips with a label, by task of the model.
         corpora, emotions, genders (`dict[str, int]`): clips by corpus, by emotion and by gender.
         unknown_speakers (`int`, *optional*): clips whose speaker is unknown; None where nobody counted.
+        trained_speakers (`int`): known speakers that are in the training set, too; 0 for that set itself.
     """
 
     clips: int
@@ -70,6 +71,7 @@ class SplitFacts:
     emotions: dict[str, int]
     genders: dict[str, int]
     unknown_speakers: int | None = None
+    trained_speakers: int = 0
 
 
 @dataclass(frozen=True)

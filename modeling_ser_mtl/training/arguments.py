@@ -137,6 +137,10 @@ class DataArguments:
         default=None,
         metadata={"help": "Folds that leave out one value of a column, e.g. session, speaker or corpus."},
     )
+    allow_shared_speakers: bool = field(
+        default=False,
+        metadata={"help": "Only warn where sets share speakers, as some published splits do, in place of stopping."},
+    )
     emotion_map: list[str] | None = field(
         default=None,
         metadata={

@@ -85,10 +85,10 @@ def gather_facts(
             if name in tables:
                 metrics = rename_corpora(metrics, prefix, names[name], set(tables[name]["gender"]))
         tables = {name: table.assign(corpus=table["corpus"].map(names[name])) for name, table in tables.items()}
-    given = args.to_dict()
+    given, trained = args.to_dict(), set(tables["train"]["speaker"])
     return RunFacts(
         name=re.sub(r"[^\w.-]+", "-", Path(str(args.output_dir)).resolve().name),
-        splits={name: split_facts(table, tasks) for name, table in tables.items()},
+        splits={name: split_facts(table, tasks, trained if name != "train" else ()) for name, table in tables.items()},
         metrics=dict(metrics),
         license=data_args.license,
         # The sentences of the synthetic corpus are English.
@@ -111,7 +111,7 @@ def gather_facts(
     )
 
 
-def split_facts(table: pd.DataFrame, tasks: Sequence[str]) -> SplitFacts:
+def split_facts(table: pd.DataFrame, tasks: Sequence[str], trained: Collection[str] = ()) -> SplitFacts:
     """
     Counts the clips of a set.
 
@@ -119,6 +119,7 @@ def split_facts(table: pd.DataFrame, tasks: Sequence[str]) -> SplitFacts:
         table (`pd.DataFrame`): its clips, with `length` in samples at 16 kHz unless they are streamed; a label that is
             "" is unknown.
         tasks (`Sequence[str]`): tasks of the model.
+        trained (`Collection[str]`): speakers of the training set, for another set.
     """
 
     def counts(column: str) -> dict[str, int]:
@@ -133,6 +134,7 @@ def split_facts(table: pd.DataFrame, tasks: Sequence[str]) -> SplitFacts:
         emotions=counts("emotion"),
         genders=counts("gender"),
         unknown_speakers=int((table["speaker"] == "").sum()),
+        trained_speakers=len(set(counts("speaker")) & set(trained)),
     )
 
 

@@ -18,8 +18,9 @@ from ..data.errors import InputError
 from ..data.hub_dataset import load_dataset_splits
 from ..data.leaks import check_leaks
 from ..data.loading import SPLITS, Split, drop_unusable, load_manifest_splits, split_by_speaker
-from ..data.manifest import clear_labels_outside
+from ..data.manifest import clear_labels_outside, map_strings
 from ..data.streaming import Skipped, StreamedDataset
+from ..data.text import normalize_transcript
 from .arguments import DataArguments, SerMtlTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -71,18 +72,19 @@ def prepare_splits(
 
     Args:
         args ([`DataArguments`]): where the clips are and how they are split.
-        required (`Sequence[str]`): label columns of the chosen tasks.
+        required (`Sequence[str]`): label columns of the chosen tasks, one or more in training.
         seed (`int`): seed of the validation speakers.
         do_train (`bool`), do_eval (`bool`), do_predict (`bool`): which sets are needed.
         emotion_labels (`Sequence[str]`, *optional*): the emotions that count; other clips lose their emotion label.
 
     Returns:
-        `tuple[dict[str, Split], pd.DataFrame]`: the sets by name, and a table `manifest,row,audio,reason,split` of the
-        clips that were skipped.
+        `tuple[dict[str, Split], pd.DataFrame]`: the sets by name, that of training without clips that have no label of
+            the chosen tasks, and a table `manifest,row,audio,reason,split` of the clips that were skipped.
 
     Raises:
         InputError: nothing to do, no source or several, data that can't be read, a set that is needed and not there,
-            more unusable clips than `--max_skipped`, or speakers shared between sets.
+            more unusable clips than `--max_skipped`, no labelled clip to train, or speakers shared between sets without
+            `--allow_shared_speakers`.
     """
     if not (do_train or do_eval or do_predict):
         raise InputError("nothing to do; give --do_train, --do_eval or --do_predict")
@@ -126,14 +128,17 @@ def prepare_splits(
         needs_validation=do_train or do_eval,
         stratify_folds=args.stratify_folds,
         fold_column=args.fold_column,
+        allow_shared_speakers=args.allow_shared_speakers,
     )
     if not args.streaming:  # files are compared by their content
-        check_leaks(splits)
+        check_leaks(splits, args.allow_shared_speakers)
     wanted = {"train": do_train, "validation": do_train or do_eval, "test": do_predict}
     for name, flag in wanted.items():
         if flag and name not in splits:
             raise InputError(f"the data has no {name} set; give --{name}_file" + " or --num_folds" * (name == "test"))
     splits = {name: split for name, split in splits.items() if wanted[name]}
+    if do_train:
+        splits["train"] = _drop_unlabelled(splits["train"], required)
     if args.streaming:
         return splits, pd.DataFrame(columns=[*Skipped._fields, "split"])
 
@@ -203,6 +208,27 @@ def build_dataset(
     if split.stream is None:
         return SpeechDataset(split.table, split.audio, labels, **options)
     return StreamedDataset(split.table, split.stream, labels, shuffle_buffer_size=args.shuffle_buffer_size, **options)
+
+
+def _drop_unlabelled(train: Split, columns: Sequence[str]) -> Split:
+    """The training set without clips that have no label in `columns`, which would fill batches and add nothing."""
+    labels = train.table[list(columns)]
+    if "text" in labels:
+        labels = labels.assign(text=map_strings(normalize_transcript, labels["text"]))
+    labelled = np.flatnonzero((labels != "").any(axis=1))
+    if not len(labelled):
+        raise InputError(
+            f"{train.table['manifest'].iloc[0]}: no training clip has a label of the chosen tasks; fill in "
+            f"{', '.join(columns)}, or choose other --tasks"
+        )
+    if len(labelled) < len(train):
+        logger.warning(
+            "%d of %d training clips have no label of the chosen tasks (%s) and are dropped",
+            len(train) - len(labelled),
+            len(train),
+            ", ".join(columns),
+        )
+    return train.take(labelled)
 
 
 def _map_emotions(name: str, split: Split, mapping: dict[str, str], drop: bool) -> Split:

@@ -57,7 +57,28 @@ def test_shared_speakers_are_counted_and_the_first_named_with_their_sets(files) 
         validation=make_split("validation", files[2:4], ["a/2", "a/3"]),
         test=make_split("test", files[4:], ["a/1", "a/3"]),
     )
-    assert "3 speaker(s): a/2 (train, validation), a/1 (train, test), a/3 (validation, test)" in message
+    assert "3 speaker(s): a/1 (train, test), a/2 (train, validation), a/3 (validation, test)" in message
+
+
+def test_a_speaker_of_three_sets_counts_once(files) -> None:
+    sets = zip(("train", "validation", "test"), range(0, 6, 2), strict=True)
+    message = leak_of(**{name: make_split(name, files[start : start + 2], ["a/1", ""]) for name, start in sets})
+    assert "1 speaker(s): a/1 (train, validation, test);" in message
+
+
+def test_shared_speakers_that_are_allowed_are_a_warning_with_their_count(files, caplog) -> None:
+    speakers = ["a/1", "a/2", "a/3"]
+    splits = {"train": make_split("train", files[:3], speakers), "test": make_split("test", files[3:], speakers)}
+    check_leaks(splits, allow_shared_speakers=True)
+    assert "the sets share 3 speaker(s): a/1 (train, test), " in caplog.text
+
+
+def test_a_shared_file_stays_an_error_where_speakers_may_be_shared(files, tmp_path) -> None:
+    for shared in (files[0], shutil.copy(files[0], tmp_path / "copy.wav")):
+        splits = {"train": make_split("train", files[:3], ["a"] * 3), "test": make_split("test", [shared], ["a"])}
+        with pytest.raises(InputError, match="the sets share 1 (copied )?audio file") as error:
+            check_leaks(splits, allow_shared_speakers=True)
+        assert "speaker" not in str(error.value)
 
 
 def test_a_shared_file_is_named_with_the_rows_of_both_manifests(files) -> None:

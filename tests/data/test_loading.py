@@ -92,6 +92,14 @@ def test_no_speaker_is_in_two_sets(manifest, train, validation, test, shared) ->
             split_by_speaker(load_manifest_splits(files, []), **HOLD_OUT | {"seed": seed})
 
 
+def test_given_sets_may_share_speakers_where_that_is_allowed(manifest) -> None:
+    files = {"train": [str(manifest("a.csv", [0, 1, 2]))], "test": [str(manifest("b.csv", [2]))]}
+    made = split_by_speaker(load_manifest_splits(files, []), **HOLD_OUT, allow_shared_speakers=True)
+    assert speakers(made["test"]) == {"s2"}
+    assert speakers(made["train"]) | speakers(made["validation"]) == {"s0", "s1", "s2"}
+    assert not speakers(made["train"]) & speakers(made["validation"])
+
+
 def test_folds_beside_a_given_test_set_are_an_error(manifest) -> None:
     files = {"train": [str(manifest("a.csv", [0, 1]))], "test": [str(manifest("b.csv", [2]))]}
     with pytest.raises(InputError, match="--num_folds 2: the data names its own test set"):

@@ -1,6 +1,9 @@
 import csv
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -15,6 +18,22 @@ from modeling_ser_mtl.data.manifest import (
     read_manifests,
     require_speakers,
 )
+
+# What reading a manifest adds to the peak of a process, in MiB.
+MEASURE = """
+import re, sys
+from pathlib import Path
+from modeling_ser_mtl.data.manifest import examine_manifest
+
+def peak():  # not that of getrusage, which a new program inherits from the one that starts it
+    return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) / 2**10
+
+before = peak()
+clips, faults = examine_manifest(sys.argv[1])
+added = peak() - before
+assert clips["audio_path"].nunique() == 100_000 and not faults, faults
+print(added)
+"""
 
 LABELS = ["emotion", "gender", "speaker_id", "text"]
 HEADER = "audio,emotion,gender,speaker_id,text\n"
@@ -226,3 +245,21 @@ def test_real_corpora_read(corpora):
     table = read_manifests(sorted(corpora.glob("*/manifest.csv")))
     emodb = table[table["corpus"] == "emodb"]
     assert set(emodb["speaker"]) == {f"emodb/{i}" for i in ("03", "08", "09", "10", "11", "12", "13", "14", "15", "16")}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_manifest_of_100_000_rows_is_read_and_checked_in_little_memory(tmp_path, make_wav):
+    make_wav(tmp_path / "clip.wav", seconds=2)
+    with open(tmp_path / "m.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["audio", "emotion", "gender", "speaker_id", "text", "split"])
+        for row in range(100_000):
+            name = f"MSP-PODCAST_{row // 100:04d}_{row % 100:04d}.wav"
+            os.symlink(tmp_path / "clip.wav", tmp_path / name)
+            gender = ("female", "male")[row // 70 % 2]
+            text = f"sentence {row} of a hundred thousand, each of sixty characters".ljust(60)[:60]
+            writer.writerow([name, ("anger", "joy")[row % 2], gender, f"{row // 70:04d}", text, "train"])
+    environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}  # as the command line has it
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / "m.csv")]
+    result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    assert 0 < float(result.stdout) < 80

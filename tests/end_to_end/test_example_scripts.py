@@ -157,7 +157,7 @@ def test_a_run_without_emotions_is_one_line_that_names_the_file(tmp_path) -> Non
 
 
 def test_the_data_benchmark_prints_speed_and_memory(manifest) -> None:
-    result = call("benchmarks/bench_data.py", manifest("m.csv", [0, 1]), "--repeats", 1, "--copies", 2)
+    result = call("benchmarks/bench_data.py", manifest("m.csv", [0, 1]), "--repeats", 1, "--copies", 2, "--rows", 30)
     assert result.returncode == 0, result.stderr
     figures = r" +[\d.]+ s +[\d.]+ s +[\d,.]+ (rows|hours)/s +\d+ MiB$"
     for line in ("read the manifest, 8 rows", r"scan, 2 thread\(s\)", "scan with a full cache", "training's clips"):

@@ -1,11 +1,13 @@
 """Corpora that lack labels train together: each task learns from the clips that have its label, and only from them."""
 
+import json
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import run_ser_mtl
 from modeling_ser_mtl.data.collator import SerMtlCollator
@@ -121,6 +123,32 @@ def test_a_run_without_any_transcript_trains_the_other_tasks_and_says_so(command
     assert "no training clip has a label for the task asr" in caplog.text
     assert "eval_asr_wer" not in metrics and "eval_emotion_uar" in metrics
     assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_clips_without_a_label_of_the_tasks_change_nothing_that_is_learned(command, clips, manifest, tmp_path) -> None:
+    labelled = clips.iloc[:8]
+    others = clips.iloc[8:16].assign(emotion=["", "calm"] * 4)
+    pd.concat([others[:3], labelled, others[3:]]).to_csv(tmp_path / "more.csv", index=False)
+    labelled.to_csv(tmp_path / "labelled.csv", index=False)
+    options = {
+        "validation_file": manifest("validation.csv", [4, 5]),
+        "do_train": True,
+        "tasks": ["emotion"],
+        "emotion_labels": ["anger", "sadness"],
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 4,
+        "augment": ["gain", "noise"],
+        "load_best_model_at_end": False,
+    }
+    weights, steps = [], []
+    for name in ("labelled", "more"):
+        output = tmp_path / f"trained on {name}"
+        run_ser_mtl.run(*parse_arguments(command(**options, train_file=tmp_path / f"{name}.csv", output_dir=output)))
+        weights.append(load_file(output / "model.safetensors"))
+        steps.append(json.loads((output / "trainer_state.json").read_text())["global_step"])
+    assert steps == [4, 4]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
 def test_acted_emotions_and_read_speech_train_together(command, corpora, tmp_path) -> None:

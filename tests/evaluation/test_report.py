@@ -4,7 +4,7 @@ import pytest
 
 from modeling_ser_mtl.data.errors import InputError
 from modeling_ser_mtl.evaluation.metrics import Predictions
-from modeling_ser_mtl.evaluation.report import read_emotion_predictions, results_table, write_predictions
+from modeling_ser_mtl.evaluation.report import read_emotion_predictions, results_table, set_title, write_predictions
 
 METRICS = {
     "predict_emotion_macro_f1": 0.61249,
@@ -13,6 +13,22 @@ METRICS = {
     "predict_loss": 2.0,
     "eval_gender_uar": 0.9,
 }
+
+
+@pytest.mark.parametrize(
+    ("test", "train", "expected"),
+    [
+        (["a", "a", "b"], ["c"], "test set: 3 clips of 2 known speakers, none of them in training"),
+        (["a", "a", "b"], ["a", "c"], "test set: 3 clips of 2 known speakers, 1 of them in training"),
+        (["a", "", "b"], ["a", ""], "test set: 3 clips of 2 known speakers, 1 of them in training"),
+        (["a", "", "b"], ["c"], "test set: 3 clips of 2 known speakers"),
+        (["a", "b", "b"], ["c", ""], "test set: 3 clips of 2 known speakers"),
+        (["a", "b", "b"], None, "test set: 3 clips of 2 known speakers"),
+    ],
+)
+def test_the_title_claims_of_the_speakers_what_is_known(test, train, expected):
+    train = None if train is None else pd.DataFrame({"speaker": train})
+    assert set_title("test", pd.DataFrame({"speaker": test}), train) == expected
 
 
 def cells(table: str) -> list[list[str]]:

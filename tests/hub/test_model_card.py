@@ -363,6 +363,15 @@ def test_that_no_test_speaker_trains_is_said_only_where_every_training_speaker_i
     assert ("4 clips of 2 known speakers, none of whom trains." in model_card(values, SerMtlConfig()).text) == claimed
 
 
+def test_the_card_of_a_run_that_shares_speakers_says_so():
+    train = facts().splits["train"]
+    test = replace(train, clips=4, speakers=2, trained_speakers=2)
+    values = facts(splits={"train": train, "test": test}, metrics={"predict_emotion_uar": 0.5})
+    text = model_card(values, SerMtlConfig()).text
+    assert "4 clips of 2 known speakers, 2 of whom also train: this does not measure unseen speakers." in text
+    assert "none of whom trains" not in text
+
+
 def test_a_sample_is_said_to_be_scored_by_the_model_whenever_it_was_added():
     sample = WidgetSample("widget/a.wav", "a", [{"label": "anger", "score": 1.0}])
     text = model_card(facts(widget=[sample]), SerMtlConfig()).text

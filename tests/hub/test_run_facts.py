@@ -22,6 +22,7 @@ SPLITS = st.builds(
     emotions=COUNTS,
     genders=COUNTS,
     unknown_speakers=st.none() | st.integers(0),
+    trained_speakers=st.integers(0),
 )
 SAMPLES = st.builds(
     WidgetSample,

@@ -37,6 +37,7 @@ def test_a_set_is_counted_by_label_and_length():
         genders={"female": 2, "male": 1},
         unknown_speakers=1,
     )
+    assert split_facts(table, ["emotion"], trained={"a/1", "c/3", ""}).trained_speakers == 1
 
 
 def set_of(*manifests: tuple[str, str, str]) -> pd.DataFrame:

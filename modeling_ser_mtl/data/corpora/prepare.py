@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +14,12 @@ from ..manifest import SUFFIXES
 from . import CORPORA
 from .definition import Corpus, Reading
 
+logger = logging.getLogger(__name__)
+
 SHOWN = 5  # names of missing or unexpected files that are printed
 
 
-def prepare(name: str, folder: str | os.PathLike, output: str | os.PathLike) -> Reading:
+def prepare(name: str, folder: str | os.PathLike, output: str | os.PathLike, published_split: bool = False) -> Reading:
     """
     Writes the manifest of a corpus, and prints its licence, its citation and what was found.
 
@@ -25,13 +28,15 @@ def prepare(name: str, folder: str | os.PathLike, output: str | os.PathLike) -> 
         folder (`str` or `os.PathLike`): Where the corpus lies.
         output (`str` or `os.PathLike`): The manifest to write (`.csv`, `.tsv`, `.jsonl` or `.parquet`). Its audio paths
             are relative to its folder where they lie below that, else absolute.
+        published_split (`bool`): Whether the column `published_split`, whose sets share speakers, is the column `split`
+            as well.
 
     Returns:
         [`~definition.Reading`]: What was found, with the rows as written.
 
     Raises:
-        InputError: There is no such corpus or folder, the folder holds something else, or `output` exists already or
-            has another suffix. Nothing is written.
+        InputError: There is no such corpus or folder, the folder holds something else or lacks the published split that
+            is asked for, or `output` exists already or has another suffix. Nothing is written.
     """
     folder, output = Path(folder), Path(output)
     if name not in CORPORA:
@@ -47,6 +52,8 @@ def prepare(name: str, folder: str | os.PathLike, output: str | os.PathLike) -> 
     rows = reading.rows.assign(audio=locate(reading.rows["audio"], folder, output.parent))
     if "corpus" not in rows:
         rows["corpus"] = corpus.name
+    if published_split:
+        rows["split"] = _published_split(rows, corpus, folder)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_manifest(rows, output)
     reading = Reading(rows, reading.missing, reading.unexpected)
@@ -96,6 +103,27 @@ def locate(audio: pd.Series, folder: Path, base: Path) -> list[str]:
     folder, base = Path(os.path.abspath(folder)), Path(os.path.abspath(base))
     prefix = folder.relative_to(base) if folder.is_relative_to(base) else folder
     return [(prefix / path).as_posix() for path in audio]
+
+
+def _published_split(rows: pd.DataFrame, corpus: Corpus, folder: Path) -> pd.Series:
+    if "published_split" not in rows:
+        raise InputError(
+            f"--published_split: {corpus.title} has no published split whose sets share speakers; drop the option"
+        )
+    splits = rows["published_split"]
+    if (splits == "").any():
+        clip = rows.loc[splits == "", "audio"].iloc[0]
+        raise InputError(
+            f"--published_split: {(splits == '').sum()} of {len(rows)} clips in {folder} are of none of its sets, the "
+            f"first is {clip}; take the release whose folders name them, or drop the option"
+        )
+    speakers = [set(rows["speaker_id"][splits == name]) for name in ("train", "test")]
+    logger.warning(
+        "train and test share %d speakers: train with --allow_shared_speakers True, and compare with figures on this "
+        "split only",
+        len(set.intersection(*speakers) - {""}),
+    )
+    return splits
 
 
 def write_manifest(rows: pd.DataFrame, path: Path) -> None:
@@ -172,5 +200,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("name", metavar="NAME", help="name of the corpus")
     parser.add_argument("folder", metavar="FOLDER", help="where it lies")
     parser.add_argument("--output", required=True, metavar="FILE", help=f"manifest to write ({', '.join(SUFFIXES)})")
+    parser.add_argument(
+        "--published_split",
+        action="store_true",
+        help="write the published split as `split` although its sets share speakers (meld, esd)",
+    )
     args = parser.parse_args(argv)
-    prepare(args.name, args.folder, args.output)
+    prepare(args.name, args.folder, args.output, args.published_split)

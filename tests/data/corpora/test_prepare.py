@@ -102,6 +102,40 @@ def test_speakers_of_iemocap_are_the_same_whatever_the_classes(lay_out):
     assert speakers == {"iemocap/Ses01F"}
 
 
+def esd(lay_out, *sets):
+    """A clip of each of two speakers of ESD in each of the published sets named ("" for none)."""
+    clips, lists = [], {}
+    for speaker in ("0001", "0011"):
+        names = [f"{speaker}_{number:06d}" for number in range(len(sets))]
+        clips += [f"{speaker}/Angry/{name and name + '/'}{clip}.wav" for name, clip in zip(sets, names, strict=True)]
+        lists[f"{speaker}/{speaker}.txt"] = "".join(f"{clip}\tHe said so.\tAngry\n" for clip in names)
+    return lay_out(clips, lists)
+
+
+def test_a_published_split_that_shares_speakers_is_the_split_on_request(lay_out, caplog):
+    folder = esd(lay_out, "train", "evaluation", "test")
+    main(["esd", str(folder), "--output", str(folder / "kept.csv")])
+    assert "split" not in read_manifest(folder / "kept.csv") and not caplog.records
+    main(["esd", str(folder), "--output", str(folder / "used.csv"), "--published_split"])
+    table = read_manifest(folder / "used.csv").sort_values("audio")
+    assert table["split"].tolist() == ["validation", "test", "train"] * 2 == table["published_split"].tolist()
+    assert [record.getMessage() for record in caplog.records] == [
+        "train and test share 2 speakers: train with --allow_shared_speakers True, and compare with figures on this "
+        "split only"
+    ]
+
+
+def test_a_published_split_that_some_clips_lack_is_an_error(lay_out):
+    folder = esd(lay_out, "train", "")
+    message = error_of("esd", folder, folder / "m.csv", True)
+    assert "2 of 4 clips" in message and "0001/Angry/0001_000001.wav" in message
+    assert not (folder / "m.csv").exists()
+
+
+def test_a_corpus_without_such_a_split_says_so(emodb):
+    assert "--published_split: " in error_of("emodb", emodb, emodb / "m.csv", True)
+
+
 def test_an_unknown_name_is_answered_with_the_nearest(emodb):
     assert error_of("emo-db", emodb, emodb / "m.csv") == "unknown corpus 'emo-db'; did you mean emodb?"
     assert "known are msp-podcast, ravdess, " in error_of("switchboard", emodb, emodb / "m.csv")
