@@ -10,6 +10,7 @@ give the same command again. `choose` compares settings on validation speakers a
 """
 
 import argparse
+import hashlib
 import json
 import subprocess
 import sys
@@ -111,10 +112,18 @@ def main() -> None:
 
 def run_all(args: argparse.Namespace) -> None:
     """Trains what the results file lacks, and adds a line for each run as it ends."""
-    rows = yaml.safe_load(args.rows_file.read_text(encoding="utf-8"))
+    if not args.rows_file.is_file():
+        raise InputError(f"--rows_file {args.rows_file}: no such file; give a YAML file of options by row")
+    rows = {
+        row: [str(option) for option in options]
+        for row, options in yaml.safe_load(args.rows_file.read_text(encoding="utf-8")).items()
+    }
     unknown = [row for row in args.rows or [] if row not in rows]
     if unknown:
         raise InputError(f"--rows {unknown[0]}: not in {args.rows_file}; there are {', '.join(rows)}")
+    most = max(PROTOCOLS[protocol] for protocol in args.protocols)
+    if any(not 0 <= fold < most for fold in args.folds or []):
+        raise InputError(f"--folds {' '.join(map(str, args.folds))}: {', '.join(args.protocols)} have 0 to {most - 1}")
     if args.corpora is None:
         raise InputError("give the folder of the corpora")
     # Seed by seed and fold by fold, so that the rows can be compared early.
@@ -125,9 +134,21 @@ def run_all(args: argparse.Namespace) -> None:
         if args.folds is None or fold in args.folds
         for row in args.rows or rows
     ]
-    done = {Run(*(line[name] for name in ("protocol", "row", "seed", "fold"))) for line in read_results(args.results)}
-    folder = args.output_dir / args.mode
-    runs = {folder / run.folder: run for run in wanted if run not in done}
+    done = set()
+    for line in read_results(args.results):
+        run = Run(*(line[name] for name in ("protocol", "row", "seed", "fold")))
+        if run in wanted and line["options"] != rows[run.row]:
+            raise InputError(
+                f"{args.results}: the runs of {run.row} there had the options {' '.join(line['options'])}; give this "
+                "row another name or the results another file"
+            )
+        done.add(run)
+    # Named after its options, too, so that an interrupted run does not go on with others.
+    runs = {}
+    for run in wanted:
+        if run not in done:
+            key = hashlib.sha256(json.dumps(rows[run.row]).encode()).hexdigest()[:8]
+            runs[args.output_dir / args.mode / run.folder / key] = run
     commands = {path: run.command_line(args.corpora, rows[run.row], args.mode) for path, run in runs.items()}
     args.results.parent.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(wanted), initial=len(wanted) - len(runs), desc="Runs", unit="run") as progress:
@@ -211,8 +232,9 @@ def _row(row: str, lines: Sequence[dict[str, Any]], baseline: dict[str, float], 
     metrics = pd.DataFrame([line["metrics"] for line in lines])
     if "confusions" in lines[0]:
         cells["UAR"] = metrics["emotion_uar"].mean()
-        by_seed = [np.mean([x["metrics"]["emotion_uar"] for x in lines if x["seed"] == seed]) for seed in seeds]
-        cells["std of seeds"] = np.std(by_seed, ddof=1) if len(seeds) > 1 else np.nan
+        by_seed = [[x["metrics"]["emotion_uar"] for x in lines if x["seed"] == seed] for seed in seeds]
+        means = [np.mean(uars) for uars in by_seed if len(uars) == num_folds]
+        cells["std of seeds"] = np.std(means, ddof=1) if len(means) > 1 else np.nan
         values = speaker_uars(lines)
         if len(values) > 1:
             cells["95 % interval"] = "{:.3f} to {:.3f}".format(*bootstrap_interval(list(values.values())))
@@ -224,8 +246,9 @@ def _row(row: str, lines: Sequence[dict[str, Any]], baseline: dict[str, float], 
             cells["interval of it"] = "{:+.3f} to {:+.3f}".format(*bootstrap_interval(gains))
             cells["p"] = paired_p_value(shared, same)
     cells |= {name: metrics[name].mean() for name in OTHER_METRICS if name in metrics}
+    # Of a run that was interrupted, those since it went on.
     cells["minutes a fold"] = f"{np.mean([line['train_seconds'] for line in lines]) / 60:.1f}"
-    return cells if cells["folds"] == num_folds else cells | {"row": f"{row} (some folds)"}
+    return cells if len(lines) == len(seeds) * num_folds else cells | {"row": f"{row} (some folds)"}
 
 
 def draw(lines: Sequence[dict[str, Any]]) -> Figure:

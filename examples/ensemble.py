@@ -54,6 +54,7 @@ def main(folders: Sequence[Path], output: Path | None) -> pd.DataFrame:
         runs.append(run)
     ensemble = average(runs)
     if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
         ensemble.table.to_csv(output, index=False, float_format="%.6f")
     rows = {str(folder): scores(run) for folder, run in zip(folders, runs, strict=True)}
     return pd.DataFrame(rows | {f"ensemble of {len(runs)}": scores(ensemble)}).T

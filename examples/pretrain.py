@@ -76,7 +76,7 @@ class ScriptArguments:
     )
     num_folds: int | None = field(default=None, metadata={"help": "As in run_ser_mtl.py: folds by speaker."})
     fold_column: str | None = field(default=None, metadata={"help": "As in run_ser_mtl.py: folds by a column."})
-    fold: int = field(default=0, metadata={"help": "The fold whose speakers are left out, from 0."})
+    fold: int | None = field(default=None, metadata={"help": "The fold whose speakers are left out, from 0."})
     validation_clips: float = field(default=0.05, metadata={"help": "Share of the clips that only evaluate."})
     max_seconds: float = field(default=20.0, metadata={"help": "Longer clips are cut."})
     mask_time_prob: float = field(default=0.5, metadata={"help": "Share of the frames to mask; overlaps make it less."})
@@ -100,11 +100,14 @@ class GumbelTemperature(TrainerCallback):
 
 def choose_clips(args: ScriptArguments) -> tuple[Split, list[str]]:
     """The clips to pre-train on, and the speakers who are left out since the run that follows tests them."""
+    cut = args.num_folds is not None or args.fold_column is not None
+    if cut != (args.fold is not None):
+        raise InputError("give --fold together with --num_folds or --fold_column, as in the run that follows")
     splits = load_manifest_splits({"train": args.train_file}, required=[])
     splits = split_by_speaker(
         splits,
         num_folds=args.num_folds,
-        fold=args.fold,
+        fold=args.fold or 0,
         fold_column=args.fold_column,
         validation_speakers=0.0,
         seed=0,

@@ -84,9 +84,12 @@ def read_test_set(folder: Path, manifests: Sequence[str]) -> Split:
     path = folder / "predictions.csv"
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the folder of a finished run with --do_predict")
-    predicted = set(pd.read_csv(path, dtype=str, keep_default_na=False)["audio"])
+    predicted = pd.read_csv(path, dtype=str, keep_default_na=False).drop_duplicates("audio").set_index("audio")
     split = load_manifest_splits({"test": list(manifests)}, [])["test"]
-    split = split.take(np.flatnonzero(split.table["audio"].isin(predicted)))
+    split = split.take(np.flatnonzero(split.table["audio"].isin(predicted.index)))
+    # Labels as the run had them, which may have renamed some.
+    for column in ("emotion", "gender", "text"):
+        split.table[column] = predicted.loc[split.table["audio"], f"true_{column}"].to_numpy()
     if len(split) < 2:
         raise InputError(
             f"{path}: shares fewer than two clips with {', '.join(manifests)}; give the run's own manifest"

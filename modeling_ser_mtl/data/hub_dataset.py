@@ -13,7 +13,7 @@ from datasets.packaged_modules.parquet.parquet import Parquet
 
 from .columns import LABEL_COLUMNS, check_column_mapping
 from .errors import InputError, one_line
-from .loading import Split
+from .loading import Split, split_by_marks
 from .manifest import add_speakers
 from .streaming import Stream
 
@@ -115,7 +115,9 @@ def load_dataset_splits(
         split.table["manifest"], split.table["row"] = f"{name} ({key})", range(len(split.table))
         add_speakers(split.table, Path(name).name)
         splits[set_name] = split
-    return splits
+    # Sets of their own names replace rows of a column `split`.
+    marked = split_by_marks(splits.pop("train")) if "train" in splits else {}
+    return marked | splits
 
 
 def _load(
@@ -191,11 +193,9 @@ def _as_strings(values: Iterable[Any], feature: Any) -> list[str]:
     if isinstance(feature, ClassLabel):
         # Hidden labels of test sets are -1 by convention.
         return ["" if value is None or value < 0 else feature.names[value] for value in values]
-    # Integers of a column that lacks some are read as 1.0 from CSV.
-    return [
-        "" if value is None else str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-        for value in values
-    ]
+    # Integers of a column that lacks some are read as 1.0 from CSV, and those that it lacks may be NaN.
+    known = ["" if value is None or value != value else value for value in values]
+    return [str(int(value)) if isinstance(value, float) and value.is_integer() else str(value) for value in known]
 
 
 def _audio_names(place: str, dataset: Dataset, column: str, folder: str) -> list[str]:

@@ -81,21 +81,41 @@ def load_manifest_splits(
     Raises:
         InputError: as in [`~data.manifest.read_manifest`], or a `split` cell names no set.
     """
-    splits: dict[str, pd.DataFrame] = {}
+    splits: dict[str, Split] = {}
     for name, paths in files.items():
         if not paths:
             continue
         allowed = {"split": SPLITS} if name == "train" else None
         table = read_manifests(paths, required, allowed, header_workers, column_mapping)
-        if name != "train" or "split" not in table:
-            splits[name] = table
-            continue
-        marks = table["split"].str.strip().replace("", "train")
-        for mark in SPLITS:
-            if (marks == mark).any():
-                splits[mark] = table[marks == mark].reset_index(drop=True)
-    # A file given for a set comes after the rows of the `split` column and replaces them.
-    return {name: Split(table, table["audio_path"].tolist()) for name, table in splits.items()}
+        split = Split(table, table["audio_path"].tolist())
+        # A file given for a set comes after the rows of the `split` column and replaces them.
+        splits |= split_by_marks(split) if name == "train" else {name: split}
+    return splits
+
+
+def split_by_marks(train: Split) -> dict[str, Split]:
+    """
+    The sets that the column `split` of the training clips names, `train` where it is empty; all train without it.
+
+    Args:
+        train ([`Split`]): the clips.
+
+    Returns:
+        `dict[str, Split]`: those of `train`, `validation` and `test` that have clips.
+
+    Raises:
+        InputError: a cell names no set.
+    """
+    if "split" not in train.table:
+        return {"train": train}
+    marks = train.table["split"].str.strip().replace("", "train")
+    if not marks.isin(SPLITS).all():
+        clip = train.table.loc[~marks.isin(SPLITS)].iloc[0]
+        raise InputError(
+            f"{clip['manifest']} row {clip['row']}: split is {clip['split']!r}; allowed: {', '.join(SPLITS)}; "
+            "correct it or rename the column"
+        )
+    return {mark: train.take(np.flatnonzero(marks == mark)) for mark in SPLITS if (marks == mark).any()}
 
 
 def drop_unusable(split: Split, num_workers: int, cache: ScanCache | None = None) -> tuple[Split, pd.DataFrame]:

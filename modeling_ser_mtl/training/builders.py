@@ -102,6 +102,9 @@ def load_config(args: ModelArguments) -> SerMtlConfig:
         overrides["emotion_prior_correction"] = prior_correction
     source = _load_source(args)
     values: dict[str, Any] = source.to_dict() if isinstance(source, SerMtlConfig) else {"backbone_config": source}
+    if source.architectures == [SerMtlModel.__name__] and not is_checkpoint(args, source):
+        # The file of a trained model, whose calibration belongs to its weights.
+        values |= {"emotion_temperature": 1.0, "emotion_prior_correction": 0.0}
     if args.tasks is not None:
         values["tasks"] = args.tasks
         if is_checkpoint(args, source) and set(args.tasks) != set(source.tasks):

@@ -8,6 +8,7 @@ import numpy as np
 from ..data.dataset import SpeechDataset
 from ..data.streaming import StreamedDataset
 from ..evaluation.calibration import (
+    HIGHEST_TEMPERATURE,
     LOWEST_TEMPERATURE,
     choose_prior_correction,
     clip_probabilities,
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 def calibrate(trainer: SerMtlTrainer, dataset: SpeechDataset | StreamedDataset, chooses_prior_correction: bool) -> None:
     """
     Sets `emotion_temperature` of the trained model and, where it is to be chosen, `emotion_prior_correction`. A set
-    without emotion labels, or whose clips are all recognised, leaves the temperature at 1 with a warning.
+    without emotion labels, or whose best temperature lies at an end of the range, leaves it at 1 with a warning.
 
     Args:
         trainer ([`SerMtlTrainer`]): holds the model, of the task emotion.
@@ -38,8 +39,13 @@ def calibrate(trainer: SerMtlTrainer, dataset: SpeechDataset | StreamedDataset, 
         return
     logits, clip_index = cast(tuple[np.ndarray, np.ndarray], (predictions.emotion_logits, predictions.clip_index))
     temperature = fit_temperature(logits, clip_index, labels)
-    if temperature == LOWEST_TEMPERATURE:  # it would make every answer certain
-        logger.warning("the validation clips are all recognised and determine no temperature: it stays 1")
+    if temperature in (LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE):
+        # At the one end all clips are recognised and every answer would become certain, at the other none are.
+        logger.warning(
+            "the best temperature of the validation clips lies outside %g to %g, so they determine none: it stays 1",
+            LOWEST_TEMPERATURE,
+            HIGHEST_TEMPERATURE,
+        )
         temperature = 1.0
     config.emotion_temperature = temperature
     if chooses_prior_correction:

@@ -15,6 +15,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 from transformers.trainer_utils import get_last_checkpoint
 
+from ..data.columns import parse_column_mapping
 from ..data.errors import InputError
 from ..data.manifest import read_manifests
 from .arguments import DataArguments
@@ -22,11 +23,13 @@ from .facts import given_settings
 from .parser import parse_arguments
 
 RESULTS = "all_results.json"
+# The last file that a run writes, its model card: with it the run is finished.
+LAST_FILE = "README.md"
 SETTINGS = "settings.json"
 SUMMARY = "cross_validation.json"
 POLL_SECONDS = 0.5
 # A run that stopped before its first checkpoint has left no more than this.
-BEGUN = {"skipped.csv"}
+BEGUN = {"skipped.csv", "runs"}
 # What the table shows of each fold, where the run has it.
 SHOWN = (
     "predict_emotion_uar",
@@ -91,15 +94,15 @@ def count_folds(settings: Sequence[str]) -> int:
         raise InputError("cross-validation needs --num_folds or --fold_column, or a settings file with one of them")
     if not data_args.train_file:
         raise InputError(f"--fold_column {data_args.fold_column}: without --train_file, list the folds with --folds")
-    table = read_manifests(data_args.train_file, [])
+    table = read_manifests(data_args.train_file, column_mapping=parse_column_mapping(data_args.column_mapping or []))
     # Without such a column the first fold's run says what is there.
-    return table[data_args.fold_column].nunique() if data_args.fold_column in table else 1
+    return table[data_args.fold_column].str.strip().nunique() if data_args.fold_column in table else 1
 
 
 def _keep_settings(output_dir: Path, settings: Sequence[str]) -> None:
     """Notes the settings in the folder; an error where its folds belong to others."""
     given, path = given_settings(settings), output_dir / SETTINGS
-    if path.is_file():
+    if path.is_file() and any(folder.is_dir() for folder in output_dir.glob("fold-*")):
         before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         changed = sorted(name for name in {*before, *given} if before.get(name) != given.get(name))
         if changed:
@@ -134,7 +137,7 @@ def finish_runs(runs: Mapping[Path, Sequence[str]], processes: int) -> Iterator[
         while waiting or running:
             while waiting and len(running) < processes:
                 folder, argv = waiting.pop(0)
-                if (folder / RESULTS).is_file():
+                if (folder / LAST_FILE).is_file():
                     yield folder
                 else:
                     running[folder] = _start_run(folder, argv, environment)

@@ -14,6 +14,7 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 
 from ..audio_ser_mtl import window_bounds
 from ..data.audio import SAMPLING_RATE, load_audio
+from ..data.errors import InputError
 from .best_rq import sum_per_clip
 
 
@@ -191,7 +192,15 @@ def _are_nearest(predicted: Tensor, targets: Tensor, negatives: Tensor) -> Tenso
 class PretrainingTrainer(Trainer):
     """
     Trains a [`~training.best_rq.BestRqModel`] or a [`ContrastiveModel`]; every evaluation masks the same frames.
+
+    Raises:
+        InputError: workers of the data loader, in which the masks would differ each time.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.args.dataloader_num_workers:
+            raise InputError("--dataloader_num_workers: all clips are in memory, so there is no work for them; drop it")
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As in `Trainer`."""

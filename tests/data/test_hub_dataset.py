@@ -64,6 +64,30 @@ def assert_audio_of(split: Split, paths: pd.Series) -> None:
 
 
 @MODES
+def test_a_column_split_marks_sets_as_in_a_manifest(write, streaming) -> None:
+    folder = write({"train": [range(3), range(3, 6)]}, split=["test", "", "train"])
+    splits = load_dataset_splits(str(folder), None, [], column_mapping={"audio": "clip"}, streaming=streaming)
+    assert {name: split.table["row"].tolist() for name, split in splits.items()} == {
+        "train": [1, 2, 4, 5],
+        "test": [0, 3],
+    }
+    assert len(waveforms(splits["test"])) == 2
+
+
+def test_a_column_split_with_another_name_of_a_set_is_one_line(write) -> None:
+    folder = write({"train": [range(2)]}, split=["train", "fold 3"])
+    with pytest.raises(InputError, match="row 1: split is 'fold 3'; allowed: train, validation, test"):
+        load_dataset_splits(str(folder), None, [], column_mapping={"audio": "clip"})
+
+
+@MODES
+def test_nan_is_unknown_and_no_speaker(write, streaming) -> None:
+    folder = write({"train": [range(3)]}, speaker_id=[3.0, float("nan"), 4.0])
+    split = load_dataset_splits(str(folder), None, [], column_mapping={"audio": "clip"}, streaming=streaming)["train"]
+    assert split.table["speaker"].tolist() == ["corpus/3", "", "corpus/4"]
+
+
+@MODES
 def test_a_dataset_gives_the_manifests_columns_as_strings_and_its_audio(parquet, clips, streaming) -> None:
     split = load_dataset_splits(str(parquet), None, ["emotion"], streaming=streaming)["train"]
     table = split.table

@@ -1,6 +1,7 @@
 """The ablation: runs are made once, choosing never touches a test clip, and its tables say what the runs found."""
 
 import json
+import re
 import runpy
 import shutil
 import subprocess
@@ -46,9 +47,8 @@ def test_a_run_is_a_line_of_the_results_and_is_not_made_twice(small_corpora, tmp
     first = call("run", small_corpora, *options)
     assert first.returncode == 0, first.stderr
     (line,) = [json.loads(line) for line in results.read_text().splitlines()]
-    predictions = pd.read_csv(
-        tmp_path / "outputs/run/emodb/ce/seed-1/fold-2/predictions.csv", dtype=str, keep_default_na=False
-    )
+    (path,) = tmp_path.glob("outputs/run/emodb/ce/seed-1/fold-2/*/predictions.csv")
+    predictions = pd.read_csv(path, dtype=str, keep_default_na=False)
     assert list(line["confusions"]) == predictions["true_speaker_id"].unique().tolist()
     assert np.sum(list(line["confusions"].values())) == len(predictions)
     assert {"emotion_uar", "emotion_macro_f1"} <= set(line["metrics"])
@@ -56,6 +56,11 @@ def test_a_run_is_a_line_of_the_results_and_is_not_made_twice(small_corpora, tmp
     assert call("run", small_corpora, *options).returncode == 0
     assert len(results.read_text().splitlines()) == 1
     assert not (tmp_path / "outputs").exists()
+
+    (tmp_path / "rows.yaml").write_text(yaml.safe_dump({"ce": ["--tasks", "emotion", "--swfc_weight", 0.9]}))
+    other = call("run", small_corpora, *options)
+    assert other.returncode == 2
+    assert "the runs of ce there had the options --tasks emotion --max_steps 2" in other.stderr
 
 
 def test_choosing_never_opens_a_clip_of_a_test_speaker(small_corpora, tmp_path) -> None:
@@ -75,12 +80,17 @@ def test_choosing_never_opens_a_clip_of_a_test_speaker(small_corpora, tmp_path) 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["run", "corpora", "--rows", "fulll"], "--rows fulll: not in"), (["run"], "give the folder of the corpora")],
+    [
+        (["run", "corpora", "--rows", "fulll"], "--rows fulll: not in"),
+        (["run"], "give the folder of the corpora"),
+        (["run", "corpora", "--folds", "10"], "--folds 10: .* have 0 to 9"),
+        (["run", "corpora", "--rows_file", "none.yaml"], "none.yaml: no such file"),
+    ],
 )
 def test_a_mistake_is_one_line(arguments, message) -> None:
     result = call(*arguments)
     assert result.returncode == 2
-    assert message in result.stderr and len(result.stderr.splitlines()) == 1
+    assert re.search(message, result.stderr) and len(result.stderr.splitlines()) == 1
 
 
 def make_line(row: str, seed: int, fold: int, right: int) -> dict:
@@ -116,6 +126,13 @@ def test_the_table_has_means_over_folds_and_seeds_and_the_gain_over_cross_entrop
 def test_a_row_with_missing_folds_is_marked() -> None:
     lines = [make_line("ce", 1, fold, 5) for fold in range(6)] + [make_line("swfc", 1, 0, 6)]
     assert "| swfc (some folds) |" in ablation["report"](lines)
+
+
+def test_a_second_seed_on_one_fold_is_marked_and_has_no_mean_of_its_own() -> None:
+    lines = [make_line("full", 1, fold, 5) for fold in range(6)] + [make_line("full", 2, 5, 9)]
+    header, _, row = ablation["report"](lines).splitlines()[2:5]
+    cells = dict(zip(*([cell.strip() for cell in line.split("|")[1:-1]] for line in (header, row)), strict=True))
+    assert cells["row"] == "full (some folds)" and cells["std of seeds"] == ""
 
 
 def test_the_figure_has_the_mean_of_every_row() -> None:

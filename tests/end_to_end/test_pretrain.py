@@ -133,6 +133,20 @@ def test_the_speakers_left_out_are_those_that_training_tests(options, command, m
     assert left_out == [f"{tmp_path.name}/{name}" for name in sorted(tested)]
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"fold": 1}, "give --fold together with --num_folds"),
+        ({"num_folds": 3}, "give --fold together with --num_folds"),
+        ({"dataloader_num_workers": 1}, "--dataloader_num_workers: all clips are in memory"),
+    ],
+)
+def test_settings_that_would_mislead_are_one_line(options, manifest, settings, message, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        pretrain(options(train_file=manifest("all.csv", range(6)), **settings))
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_copy_of_a_test_speakers_clip_in_a_folder_is_one_line(options, manifest, clips, tmp_path, capsys) -> None:
     folder = tmp_path / "found"
     folder.mkdir()

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 import run_ser_mtl
+from modeling_ser_mtl import SerMtlConfig
 from modeling_ser_mtl.data.dataset import LabelNames
 from modeling_ser_mtl.data.errors import InputError
 from modeling_ser_mtl.training.arguments import ModelArguments
@@ -288,3 +289,14 @@ def test_training_forgets_the_temperature_of_a_checkpoint_and_prediction_keeps_i
         labels = LabelNames(config.emotion_labels, config.gender_labels)
         config = build_model(args, config, processor, labels, counts).config
         assert (config.emotion_temperature, config.emotion_prior_correction) == (temperature, correction)
+
+
+def test_the_calibration_in_the_file_of_a_trained_model_does_not_pass_to_a_new_one(tmp_path, tiny_config) -> None:
+    values = json.loads(Path(tiny_config()).read_text())
+    config = SerMtlConfig(backbone_config=values, emotion_temperature=2.0, emotion_prior_correction=0.5)
+    config.architectures = ["SerMtlModel"]
+    config.save_pretrained(tmp_path)
+    found = load_config(ModelArguments(config_name=str(tmp_path / "config.json")))
+    assert (found.emotion_temperature, found.emotion_prior_correction) == (1.0, 0.0)
+    found = load_config(ModelArguments(config_name=str(tmp_path / "config.json"), prior_correction="0.25"))
+    assert found.emotion_prior_correction == 0.25

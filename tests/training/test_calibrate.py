@@ -91,7 +91,11 @@ def test_the_prior_correction_is_chosen_by_macro_f1_if_asked_for_and_saved(train
 
 @pytest.mark.parametrize(
     ("emotions", "message"),
-    [([""], "no validation clip has an emotion"), (["anger"], "are all recognised and determine no temperature")],
+    [
+        ([""], "no validation clip has an emotion"),
+        (["anger"], "lies outside 0.1 to 10"),
+        (["joy"], "lies outside 0.1 to 10"),
+    ],
 )
 def test_a_set_that_says_nothing_leaves_the_probabilities_with_a_warning(
     emotions, message, trainer, make_dataset, caplog

@@ -1,6 +1,7 @@
 """Every fold from one command, to be given again until all are finished."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -54,10 +55,12 @@ def test_every_fold_is_tested_once_and_the_mean_is_theirs(command, capsys) -> No
 
 
 def test_the_same_command_again_finishes_what_is_missing_and_leaves_the_rest(command) -> None:
-    # Fold 0 stopped after its last checkpoint, fold 1 before its first.
+    # Fold 0 stopped between its training and its test, fold 1 before its first checkpoint.
     main([*command, "--folds", "0"])
-    Path("outputs/fold-0/all_results.json").unlink()
-    Path("outputs/fold-1").mkdir()
+    for name in ("README.md", "run_facts.json", "predictions.csv", "predict_results.json"):
+        Path("outputs/fold-0", name).unlink()
+    shutil.copy("outputs/fold-0/train_results.json", "outputs/fold-0/all_results.json")
+    Path("outputs/fold-1/runs/events").mkdir(parents=True)
     Path("outputs/fold-1/skipped.csv").write_text("audio\n")
     main(command)
     results = [Path(f"outputs/fold-{fold}/all_results.json") for fold in range(2)]
@@ -70,15 +73,19 @@ def test_the_same_command_again_finishes_what_is_missing_and_leaves_the_rest(com
 
 
 def test_folds_of_other_settings_are_not_mixed(command) -> None:
-    Path("outputs").mkdir()
+    Path("outputs/fold-0").mkdir(parents=True)
     Path("outputs/settings.json").write_text(json.dumps({"num_folds": "2", "seed": "1"}))
     with pytest.raises(InputError, match=r"other settings \(.*seed.*\); give the same ones"):
         main(command)
 
 
 def test_a_failed_fold_is_one_line_with_its_reason(command) -> None:
+    wrong = ["nosuch.csv" if item == "manifest.csv" else item for item in command]
     with pytest.raises(InputError, match=r"fold-0: the run ended with code 2 \(error: .*nosuch.csv.*fold-0.log"):
-        main(["nosuch.csv" if item == "manifest.csv" else item for item in command])
+        main(wrong)
+    # It has spoiled nothing: the corrected command is not refused for its settings.
+    with pytest.raises(InputError, match="--max_steps"):
+        main([*command, "--max_steps", "none"])
 
 
 def test_a_folder_with_other_files_is_not_touched(command) -> None:
@@ -92,14 +99,15 @@ def test_a_folder_with_other_files_is_not_touched(command) -> None:
 def test_finished_runs_start_no_process(tmp_path) -> None:
     folder = tmp_path / "fold-0"
     folder.mkdir()
-    (folder / "all_results.json").write_text("{}")
+    (folder / "README.md").write_text("# a model card")
     assert list(finish_runs({folder: ["--no_such_option"]}, processes=1)) == [folder]
 
 
 def test_a_column_has_as_many_folds_as_values(clips, tmp_path) -> None:
-    clips.assign(session=["1", "2", "5"] * 8).to_csv(tmp_path / "m.csv", index=False)
-    settings = ["--train_file", str(tmp_path / "m.csv"), "--fold_column", "session"]
-    assert count_folds(settings) == 3
+    table = clips.assign(block=["1", "2", " 2", "5"] * 6).rename(columns={"audio": "file"})
+    table.to_csv(tmp_path / "m.csv", index=False)
+    settings = ["--train_file", str(tmp_path / "m.csv"), "--column_mapping", "audio=file", "corpus=block"]
+    assert count_folds([*settings, "--fold_column", "corpus"]) == 3
 
 
 @pytest.mark.parametrize(
