@@ -338,6 +338,8 @@ def _repeated_faults(table: pd.DataFrame) -> list[Fault]:
 
 def _inspect(path: str) -> tuple[str, str, float]:
     """Kind of damage ("" for none), what was found, and seconds of audio by the header."""
+    if os.path.getsize(path) == 0:
+        return "empty-file", "has 0 bytes; copy it again or drop the row", 0.0
     try:
         with soundfile.SoundFile(path) as file:
             seconds = file.frames / file.samplerate
@@ -349,7 +351,5 @@ def _inspect(path: str) -> tuple[str, str, float]:
                 return "not-finite", "has NaN or infinite samples; export it again or drop it", seconds
             return "", "", seconds
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless .raw file
-        if os.path.getsize(path) == 0:
-            return "empty-file", "has 0 bytes; copy it again or drop the row", 0.0
         reason = one_line(error)
         return "undecodable", f"cannot be decoded as audio ({reason}); convert it to WAV or FLAC", 0.0
