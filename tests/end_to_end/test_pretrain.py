@@ -183,7 +183,7 @@ def test_a_resumed_pretraining_ends_like_one_without_a_break(model_type, options
     [
         ({}, "no clips; give --train_file"),
         ({"audio_folders": "EMPTY"}, "no audio found"),
-        ({"num_folds": 2}, "no training clips"),
+        ({"num_folds": 2, "fold": 0}, "no training clips"),
         ({"config_name": "nowhere.json"}, "no such file"),
         ({"config_name": "HUBERT"}, "found an encoder of the type 'hubert'"),
         ({"config_name": "NO_MASK"}, "SpecAugment is off"),
