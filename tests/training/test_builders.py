@@ -293,7 +293,8 @@ def test_training_forgets_the_temperature_of_a_checkpoint_and_prediction_keeps_i
 
 def test_the_calibration_in_the_file_of_a_trained_model_does_not_pass_to_a_new_one(tmp_path, tiny_config) -> None:
     values = json.loads(Path(tiny_config()).read_text())
-    config = SerMtlConfig(backbone_config=values, emotion_temperature=2.0, emotion_prior_correction=0.5)
+    calibration = {"emotion_temperature": 2.0, "emotion_prior_correction": 0.5}
+    config = SerMtlConfig(backbone_config=values["backbone_config"], **calibration)
     config.architectures = ["SerMtlModel"]
     config.save_pretrained(tmp_path)
     found = load_config(ModelArguments(config_name=str(tmp_path / "config.json")))
