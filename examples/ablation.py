@@ -2,11 +2,13 @@
 Which part of the method helps, on real speech: every row of `ablation_rows.yaml` on every fold and seed.
 
     python examples/ablation.py run CORPORA --protocols ravdess --rows ce full --seeds 1 2 3 --processes 2
+    python examples/ablation.py ensemble --protocols ravdess --rows full --seeds 1 2 3
     python examples/ablation.py choose CORPORA --rows_file candidates.yaml
     python examples/ablation.py report --figures docs
 
 A finished run is a line of the results file and never runs again; an interrupted one goes on from its last checkpoint:
-give the same command again. `choose` compares settings on validation speakers alone: its runs never read a test clip.
+give the same command again. `ensemble` adds the mean of the seeds' probabilities as a row, from the folders that `run`
+left. `choose` compares settings on validation speakers alone: its runs never read a test clip.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from modeling_ser_mtl.data.errors import InputError
+from modeling_ser_mtl.evaluation.report import average_predictions, known_emotion_metrics, read_emotion_predictions
 from modeling_ser_mtl.evaluation.statistics import (
     bootstrap_interval,
     confusion_by_speaker,
@@ -66,10 +69,10 @@ class Run:
     seed: int
     fold: int
 
-    @property
-    def folder(self) -> Path:
-        """Its folder below the output folder."""
-        return Path(self.protocol, self.row, f"seed-{self.seed}", f"fold-{self.fold}")
+    def folder(self, output_dir: Path, mode: str, options: Sequence[str]) -> Path:
+        """Its folder, named after its options, too, so that an interrupted run does not go on with others."""
+        key = hashlib.sha256(json.dumps(options).encode()).hexdigest()[:8]
+        return output_dir / mode / self.protocol / self.row / f"seed-{self.seed}" / f"fold-{self.fold}" / key
 
     def command_line(self, corpora: Path, options: Sequence[str], mode: str) -> list[str]:
         """Its options for run_ser_mtl.py, but the output folder; `choose` leaves the test speakers alone."""
@@ -80,7 +83,7 @@ class Run:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("mode", choices=["run", "choose", "report"])
+    parser.add_argument("mode", choices=["run", "ensemble", "choose", "report"])
     parser.add_argument("corpora", type=Path, nargs="?", help="folder with ravdess/manifest.csv and so on")
     parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
     parser.add_argument("--rows", nargs="+", help="default: all of the file")
@@ -102,7 +105,7 @@ def main() -> None:
                 if of_protocol:
                     draw(of_protocol).savefig(args.figures / f"ablation-{protocol}.svg", metadata={"Date": None})
         else:
-            run_all(args)
+            (add_ensembles if args.mode == "ensemble" else run_all)(args)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -112,15 +115,7 @@ def main() -> None:
 
 def run_all(args: argparse.Namespace) -> None:
     """Trains what the results file lacks, and adds a line for each run as it ends."""
-    if not args.rows_file.is_file():
-        raise InputError(f"--rows_file {args.rows_file}: no such file; give a YAML file of options by row")
-    rows = {
-        row: [str(option) for option in options]
-        for row, options in yaml.safe_load(args.rows_file.read_text(encoding="utf-8")).items()
-    }
-    unknown = [row for row in args.rows or [] if row not in rows]
-    if unknown:
-        raise InputError(f"--rows {unknown[0]}: not in {args.rows_file}; there are {', '.join(rows)}")
+    rows = read_rows(args)
     most = max(PROTOCOLS[protocol] for protocol in args.protocols)
     if any(not 0 <= fold < most for fold in args.folds or []):
         raise InputError(f"--folds {' '.join(map(str, args.folds))}: {', '.join(args.protocols)} have 0 to {most - 1}")
@@ -143,35 +138,68 @@ def run_all(args: argparse.Namespace) -> None:
                 "row another name or the results another file"
             )
         done.add(run)
-    # Named after its options, too, so that an interrupted run does not go on with others.
-    runs = {}
-    for run in wanted:
-        if run not in done:
-            key = hashlib.sha256(json.dumps(rows[run.row]).encode()).hexdigest()[:8]
-            runs[args.output_dir / args.mode / run.folder / key] = run
+    runs = {run.folder(args.output_dir, args.mode, rows[run.row]): run for run in wanted if run not in done}
     commands = {path: run.command_line(args.corpora, rows[run.row], args.mode) for path, run in runs.items()}
     args.results.parent.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(wanted), initial=len(wanted) - len(runs), desc="Runs", unit="run") as progress:
         for path in finish_runs(commands, args.processes):
             line = vars(runs[path]) | {"options": rows[runs[path].row]} | read_run(path, args.mode)
-            with args.results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            append(args.results, line)
             progress.update()
+
+
+def add_ensembles(args: argparse.Namespace) -> None:
+    """Adds a line for each fold whose runs of all seeds left predictions; its seed is 0."""
+    rows = read_rows(args)
+    done = {Run(*(line[name] for name in ("protocol", "row", "seed", "fold"))) for line in read_results(args.results)}
+    for protocol, row in product(args.protocols, args.rows or rows):
+        for fold in range(PROTOCOLS[protocol]) if args.folds is None else args.folds:
+            together = Run(protocol, f"{row}, {len(args.seeds)} seeds averaged", 0, fold)
+            if together not in done:
+                runs = [Run(protocol, row, seed, fold) for seed in args.seeds]
+                folders = [run.folder(args.output_dir, "run", rows[row]) for run in runs]
+                average = average_predictions([read_emotion_predictions(path / "predictions.csv") for path in folders])
+                seconds = sum(read_metrics(path)["train_runtime"] for path in folders)
+                line = {"metrics": known_emotion_metrics(average), "train_seconds": seconds, "commit": commit()}
+                append(args.results, vars(together) | {"options": rows[row]} | line | confusions_of(average.table))
+
+
+def read_rows(args: argparse.Namespace) -> dict[str, list[str]]:
+    """Options of the rows by name; an InputError where `--rows` asks for others."""
+    if not args.rows_file.is_file():
+        raise InputError(f"--rows_file {args.rows_file}: no such file; give a YAML file of options by row")
+    rows = {
+        row: [str(option) for option in options]
+        for row, options in yaml.safe_load(args.rows_file.read_text(encoding="utf-8")).items()
+    }
+    unknown = [row for row in args.rows or [] if row not in rows]
+    if unknown:
+        raise InputError(f"--rows {unknown[0]}: not in {args.rows_file}; there are {', '.join(rows)}")
+    return rows
+
+
+def read_metrics(folder: Path) -> dict[str, float]:
+    """All metrics of a finished run."""
+    return json.loads((folder / RESULTS).read_text(encoding="utf-8"))
 
 
 def read_run(folder: Path, mode: str) -> dict[str, Any]:
     """What the results file keeps of a finished run: metrics of its set, seconds, confusions by speaker, commit."""
-    metrics = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    metrics = read_metrics(folder)
     prefix = SET[mode] + "_"
     kept = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
     found: dict[str, Any] = {"metrics": kept, "train_seconds": metrics["train_runtime"], "commit": commit()}
-    predictions = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)
-    if "emotion" in predictions:
-        classes = [name.removeprefix("p_") for name in predictions if name.startswith("p_")]
-        columns = [predictions[name].tolist() for name in ("true_speaker_id", "true_emotion", "emotion")]
-        confusions = confusion_by_speaker(*columns, classes)
-        found |= {"classes": classes, "confusions": {name: matrix.tolist() for name, matrix in confusions.items()}}
-    return found
+    return found | confusions_of(pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False))
+
+
+def confusions_of(predictions: pd.DataFrame) -> dict[str, Any]:
+    """Classes, and a confusion matrix for each test speaker; nothing of predictions without emotions."""
+    if "emotion" not in predictions:
+        return {}
+    classes = [name.removeprefix("p_") for name in predictions if name.startswith("p_")]
+    columns = [predictions[name].tolist() for name in ("true_speaker_id", "true_emotion", "emotion")]
+    confusions = confusion_by_speaker(*columns, classes)
+    return {"classes": classes, "confusions": {name: matrix.tolist() for name, matrix in confusions.items()}}
 
 
 def commit() -> str:
@@ -183,6 +211,12 @@ def commit() -> str:
 def read_results(path: Path) -> list[dict[str, Any]]:
     """The lines of a results file; none where there is no file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def append(path: Path, line: dict[str, Any]) -> None:
+    """Adds a line to a results file."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def speaker_uars(lines: Sequence[dict[str, Any]]) -> dict[str, float]:

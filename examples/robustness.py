@@ -1,6 +1,6 @@
 """
-A finished run's test clips as they are, with noise and in rooms:
-`python examples/robustness.py outputs/mine --test_file data/manifest.csv`.
+The test clips of finished runs as they are, with noise and in rooms; of several folds the mean of each metric:
+`python examples/robustness.py outputs/fold-* --test_file data/manifest.csv`.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import soundfile
+from tqdm.auto import tqdm
 
 from modeling_ser_mtl.data.audio import SAMPLING_RATE, load_audio
 from modeling_ser_mtl.data.collator import SerMtlCollator
@@ -117,14 +118,18 @@ def measure(folder: Path, manifests: Sequence[str], max_seconds: float, batch_si
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, metavar="RUN_FOLDER", help="finished run with --do_predict")
-    parser.add_argument("--test_file", nargs="+", required=True, help="manifests that hold the run's test clips")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="RUN_FOLDER", help="finished runs with --do_predict")
+    parser.add_argument("--test_file", nargs="+", required=True, help="manifests that hold the runs' test clips")
     parser.add_argument("--max_seconds", type=float, default=20.0, help="as in the run; default: %(default)s")
     parser.add_argument("--batch_size", type=int, default=32, help="clips at a time; default: %(default)s")
     arguments = parser.parse_args()
     try:
-        table = measure(arguments.folder, arguments.test_file, arguments.max_seconds, arguments.batch_size)
+        tables = [
+            measure(folder, arguments.test_file, arguments.max_seconds, arguments.batch_size)
+            for folder in tqdm(arguments.folders, desc="Runs", unit="run")
+        ]
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    print(table.to_string(float_format="{:.3f}".format))
+    # Groups by condition; a metric that one fold lacks is the mean of the others.
+    print(pd.concat(tables).groupby(level=0, sort=False).mean().to_string(float_format="{:.3f}".format))

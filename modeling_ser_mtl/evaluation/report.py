@@ -9,8 +9,8 @@ import pandas as pd
 
 from modeling_ser_mtl.data.dataset import encode_labels
 from modeling_ser_mtl.data.errors import InputError
-from modeling_ser_mtl.evaluation.calibration import abstains
-from modeling_ser_mtl.evaluation.metrics import Predictions
+from modeling_ser_mtl.evaluation.calibration import abstains, expected_calibration_error
+from modeling_ser_mtl.evaluation.metrics import Predictions, emotion_metrics
 
 # Task, metric, and which values are better.
 HEADLINE_METRICS = (
@@ -166,3 +166,45 @@ def read_emotion_predictions(path: str | Path) -> EmotionPredictions:
         raise InputError(f"{path}: has no columns p_<emotion> and true_emotion; give a run that predicts emotions")
     probabilities = table[[f"p_{name}" for name in names]].astype(float).to_numpy()
     return EmotionPredictions(table, names, probabilities, encode_labels(table["true_emotion"], names))
+
+
+def average_predictions(runs: Sequence[EmotionPredictions]) -> EmotionPredictions:
+    """
+    An ensemble: the mean of the probabilities of several runs.
+
+    Args:
+        runs (`Sequence[EmotionPredictions]`): one or more, of the same clips and emotions in the same order.
+
+    Returns:
+        `EmotionPredictions`: its table has the columns `audio`, `emotion`, `emotion_score` and `p_<emotion>`, and those
+        of the manifest.
+
+    Raises:
+        InputError: the runs have other clips or emotions; names the position of the first such run, from 1.
+    """
+    first = runs[0]
+    for position, run in enumerate(runs, start=1):
+        if run.names != first.names or list(run.table["audio"]) != list(first.table["audio"]):
+            raise InputError(
+                f"run {position} of the ensemble: has other emotions or clips than the first; give runs of one test "
+                "set and the same emotions"
+            )
+    probabilities = np.mean([run.probabilities for run in runs], axis=0)
+    emotions = [first.names[index] for index in probabilities.argmax(axis=1)]
+    columns = {"audio": first.table["audio"], "emotion": emotions, "emotion_score": probabilities.max(axis=1)}
+    columns |= {f"p_{name}": probabilities[:, index] for index, name in enumerate(first.names)}
+    own = first.table[[name for name in first.table if name.startswith("true_")]]
+    return EmotionPredictions(pd.DataFrame(columns).join(own), first.names, probabilities, first.labels)
+
+
+def known_emotion_metrics(predictions: EmotionPredictions) -> dict[str, float]:
+    """
+    Metrics over the clips whose emotion is known: those of [`emotion_metrics`] and `emotion_ece`; none without such
+    clips.
+    """
+    known = predictions.labels >= 0
+    if not known.any():
+        return {}
+    metrics = emotion_metrics(predictions.probabilities, predictions.labels, {}, predictions.names)
+    ece = expected_calibration_error(predictions.probabilities[known], predictions.labels[known])
+    return metrics | {"emotion_ece": ece}

@@ -63,6 +63,30 @@ def test_a_run_is_a_line_of_the_results_and_is_not_made_twice(small_corpora, tmp
     assert "the runs of ce there had the options --tasks emotion --max_steps 2" in other.stderr
 
 
+def test_an_ensemble_is_a_row_with_the_mean_of_the_probabilities_of_its_seeds(small_corpora, tmp_path) -> None:
+    (tmp_path / "rows.yaml").write_text(yaml.safe_dump({"ce": ["--tasks", "emotion", *SHORT]}))
+    options = ["--protocols", "emodb", "--folds", "2", "--rows_file", tmp_path / "rows.yaml", "--seeds", "1", "2"]
+    options += ["--results", tmp_path / "results.jsonl", "--output_dir", tmp_path / "outputs"]
+    for mode in (["run", small_corpora], ["ensemble"], ["ensemble"]):
+        result = call(*mode, *options)
+        assert result.returncode == 0, result.stderr
+    *alone, together = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert len(alone) == 2
+    assert (together["row"], together["seed"], together["fold"]) == ("ce, 2 seeds averaged", 0, 2)
+    tables = [pd.read_csv(path) for path in tmp_path.glob("outputs/run/emodb/ce/seed-*/fold-2/*/predictions.csv")]
+    probabilities = sum(table.filter(like="p_") for table in tables)
+    predicted = probabilities.idxmax(axis=1).str.removeprefix("p_")
+    correct = predicted == tables[0]["true_emotion"]
+    assert together["metrics"]["emotion_uar"] == pytest.approx(correct.groupby(tables[0]["true_emotion"]).mean().mean())
+    assert np.trace(sum(np.array(matrix) for matrix in together["confusions"].values())) == correct.sum()
+
+    shutil.rmtree(tmp_path / "outputs")
+    (tmp_path / "results.jsonl").unlink()
+    missing = call("ensemble", *options)
+    assert missing.returncode == 2
+    assert "predictions.csv: no such file" in missing.stderr
+
+
 def test_choosing_never_opens_a_clip_of_a_test_speaker(small_corpora, tmp_path) -> None:
     table = pd.read_csv(small_corpora / "emodb" / "manifest.csv", dtype=str)
     tested = sorted(table["speaker_id"].unique())[2]

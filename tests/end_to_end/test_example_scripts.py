@@ -197,16 +197,15 @@ def test_runs_of_other_clips_are_no_ensemble(run, tmp_path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     pd.read_csv(folder / "predictions.csv").iloc[1:].to_csv(other / "predictions.csv", index=False)
-    with pytest.raises(InputError, match=f"{other / 'predictions.csv'}: has other emotions or clips than that of"):
+    with pytest.raises(InputError, match="run 2 of the ensemble: has other emotions or clips than the first"):
         ensemble["main"]([folder, other], None)
 
 
-def test_the_figures_of_the_predictions_are_drawn_beside_them(run) -> None:
-    folder = run(1, 0.3)
-    result = call("plot_predictions.py", folder)
+def test_the_figures_of_the_predictions_of_several_folds_are_drawn(run, tmp_path) -> None:
+    result = call("plot_predictions.py", run(1, 0.3), run(2, 0.3), "--output_dir", tmp_path / "figures")
     assert result.returncode == 0, result.stderr
     for name in ("reliability.svg", "confusion.svg"):
-        assert b"<svg" in (folder / name).read_bytes()
+        assert b"<svg" in (tmp_path / "figures" / name).read_bytes()
 
 
 def test_a_folder_without_predictions_is_one_line_that_names_the_file(tmp_path) -> None:
@@ -232,6 +231,8 @@ def test_robustness_is_measured_on_the_clips_of_the_run_clean_and_degraded(comma
     assert len({tuple(row) for row in rows.values()}) > 1
     with pytest.raises(InputError, match="shares fewer than two clips"):
         robustness["measure"](folder, [str(manifest("other.csv", [5]))], 20.0, 8)
+    twice = call("robustness.py", folder, folder, "--test_file", path)
+    assert twice.stdout == result.stdout
 
 
 def test_degraded_clips_have_the_ratio_that_their_condition_names(clips) -> None:
