@@ -3,7 +3,7 @@
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .configuration_ser_mtl import EMOTIONS, FUSIONS, TASKS, SerMtlConfig
+from .configuration_ser_mtl import EMOTIONS, FUSIONS, TASKS, SerMtlConfig, SpectrogramEncoderConfig
 from .losses_ser_mtl import swfc_loss
 from .modeling_ser_mtl import SerMtlModel, SerMtlOutput
 from .pipeline_ser_mtl import SPEECH_EMOTION_TASK, SerMtlAudioClassificationPipeline, SpeechEmotionPipeline
@@ -19,11 +19,13 @@ __all__ = [
     "SerMtlModel",
     "SerMtlOutput",
     "SerMtlProcessor",
+    "SpectrogramEncoderConfig",
     "SpeechEmotionPipeline",
     "swfc_loss",
 ]
 
 AutoConfig.register(SerMtlConfig.model_type, SerMtlConfig, exist_ok=True)
+AutoConfig.register(SpectrogramEncoderConfig.model_type, SpectrogramEncoderConfig, exist_ok=True)
 AutoFeatureExtractor.register(SerMtlConfig, LogMelFeatureExtractor, exist_ok=True)
 AutoProcessor.register(SerMtlConfig, SerMtlProcessor, exist_ok=True)
 # Not the emotions' task: the class would stand for every model's.

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import AutoConfig, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig, Wav2Vec2BertConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 TASKS = ("emotion", "gender", "speaker", "asr")
@@ -12,6 +12,43 @@ TASK_BALANCINGS = ("fixed", "uncertainty")
 FUSIONS = ("co_attention", "concat", "none")
 # The eight classes of the Speech Emotion Recognition in Naturalistic Conditions challenge.
 EMOTIONS = ("anger", "sadness", "happiness", "surprise", "fear", "disgust", "contempt", "neutral")
+
+
+class SpectrogramEncoderConfig(Wav2Vec2BertConfig):
+    r"""
+    Configuration of a [`~spectrogram_ser_mtl.SpectrogramEncoder`], an encoder for training from scratch.
+
+    Args:
+        stem_channels (`Sequence[int]`, *optional*, defaults to `(16, 24, 48, 96)`):
+            Maps that the first convolution and each block of two make. The first one halves the frequencies, each
+            block halves them again.
+        stem_time_strides (`Sequence[int]`, *optional*, defaults to `(2, 2, 1)`):
+            By what each block divides the number of frames, 1 or 2: one for each block.
+        num_stacked_frames (`int`, *optional*, defaults to 2):
+            Log-mel frames of 10 ms that arrive as one: the first convolution reads them apart and gives one frame.
+        **kwargs:
+            As in `Wav2Vec2BertConfig`; `feature_projection_input_dim` is that of the last block.
+    """
+
+    model_type = "ser_mtl_spectrogram"
+
+    def __init__(
+        self,
+        stem_channels: Sequence[int] = (16, 24, 48, 96),
+        stem_time_strides: Sequence[int] = (2, 2, 1),
+        num_stacked_frames: int = 2,
+        **kwargs: Any,
+    ) -> None:
+        if len(stem_time_strides) != len(stem_channels) - 1 or not set(stem_time_strides) <= {1, 2}:
+            raise ValueError(
+                f"stem_time_strides: found {list(stem_time_strides)}, must be a 1 or a 2 for each of stem_channels but "
+                "the first"
+            )
+        self.stem_channels = list(stem_channels)
+        self.stem_time_strides = list(stem_time_strides)
+        self.num_stacked_frames = num_stacked_frames
+        kwargs["feature_projection_input_dim"] = self.stem_channels[-1]
+        super().__init__(**kwargs)
 
 
 class SerMtlConfig(PretrainedConfig):
@@ -55,6 +92,8 @@ class SerMtlConfig(PretrainedConfig):
             Characters of the CTC head, blank included.
         pad_token_id (`int`, *optional*, defaults to 0):
             The CTC blank.
+        ctc_subframes (`int`, *optional*, defaults to 1):
+            Characters that the CTC head writes per frame, for encoders whose frames are longer than a character.
         emotion_class_counts (`Sequence[int]`, *optional*):
             Training clips per emotion: the source of SWFC's sample weights and of the weighted cross-entropy; by
             default equal for all.
@@ -134,6 +173,7 @@ class SerMtlConfig(PretrainedConfig):
         num_speakers: int = 0,
         vocab_size: int = 32,
         pad_token_id: int = 0,
+        ctc_subframes: int = 1,
         emotion_class_counts: Sequence[int] | None = None,
         emotion_class_weight: float = 0.0,
         emotion_focus: float = 0.0,
@@ -157,12 +197,16 @@ class SerMtlConfig(PretrainedConfig):
             backbone = {"model_type": "wav2vec2"}
         if isinstance(backbone, dict):
             model_type = backbone.pop("model_type", "wav2vec2")
-            if model_type not in CONFIG_MAPPING:
+            if model_type == SpectrogramEncoderConfig.model_type:
+                config_class: type[PretrainedConfig] = SpectrogramEncoderConfig
+            elif model_type in CONFIG_MAPPING:
+                config_class = CONFIG_MAPPING[model_type]
+            else:
                 raise ValueError(
                     f"backbone_config.model_type: found {model_type!r}, which this transformers does not know; give a "
                     "speech encoder's, e.g. wav2vec2, hubert or wavlm"
                 )
-            backbone = CONFIG_MAPPING[model_type](**backbone)
+            backbone = config_class(**backbone)
         if not isinstance(backbone, PretrainedConfig):
             raise ValueError(f"backbone_config: found {backbone!r}, must be a configuration or a dict of its settings")
         if backbone.to_dict().get("add_adapter"):
@@ -196,6 +240,7 @@ class SerMtlConfig(PretrainedConfig):
         self.gender_labels = list(gender_labels)
         self.num_speakers = num_speakers
         self.vocab_size = vocab_size
+        self.ctc_subframes = ctc_subframes
         self.emotion_class_counts = None if emotion_class_counts is None else [int(n) for n in emotion_class_counts]
         self.emotion_class_weight = emotion_class_weight
         self.emotion_focus = emotion_focus
@@ -302,6 +347,8 @@ def _check_ranges(config: SerMtlConfig) -> None:
     for name, value in non_negative.items():
         if not 0 <= value < float("inf"):
             raise ValueError(f"{name}: found {value}, must be 0 or more")
+    if config.ctc_subframes < 1:
+        raise ValueError(f"ctc_subframes: found {config.ctc_subframes}, must be 1 or more")
     if not 0 <= config.label_smoothing < 1:
         raise ValueError(f"label_smoothing: found {config.label_smoothing}, must lie in [0, 1)")
     if config.swfc_normalize not in NORMALIZATIONS:

@@ -19,7 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_ser_mtl import SerMtlConfig
+from .configuration_ser_mtl import SerMtlConfig, SpectrogramEncoderConfig
 from .losses_ser_mtl import (
     IGNORE_INDEX,
     angular_margin_per_clip,
@@ -35,6 +35,7 @@ from .losses_ser_mtl import (
 from .padding_ser_mtl import Lengths, Padding, frame_mask, keep_padding_out, repeat_frames
 from .pipeline_ser_mtl import CUSTOM_PIPELINES
 from .processing_ser_mtl import SerMtlProcessor
+from .spectrogram_ser_mtl import SpectrogramEncoder
 
 
 @dataclass
@@ -47,7 +48,7 @@ class SerMtlOutput(ModelOutput):
         logits (`Tensor` of shape `(B, num_labels)`): emotion logits.
         gender_logits (`Tensor` of shape `(B, len(gender_labels))`): gender logits.
         speaker_embeddings (`Tensor` of shape `(B, 192)`): speaker embeddings of unit length.
-        ctc_logits (`Tensor` of shape `(B, T, vocab_size)`): character logits per frame.
+        ctc_logits (`Tensor` of shape `(B, T * ctc_subframes, vocab_size)`): character logits per frame.
         emotion_embeddings (`Tensor` of shape `(B, 256)`): fused embedding before the emotion classifier.
         frame_mask (`Tensor` of shape `(B, T)`, bool): frames that are not padding.
         task_losses (`dict[str, Tensor]`, *optional*): unweighted loss per task, and `swfc`; scalars.
@@ -336,8 +337,8 @@ def calibrated_probabilities(
 def backbone_class(config: SerMtlConfig) -> type[PreTrainedModel]:
     """The encoder's class for `config`; a ValueError for one that doesn't make frames of audio as wav2vec 2.0 does."""
     backbone = config.backbone_config
-    is_whisper = backbone.model_type == "whisper"
-    model_class: Any = WhisperEncoder if is_whisper else MODEL_MAPPING.get(type(backbone), None)
+    own: dict[str, Any] = {"whisper": WhisperEncoder, SpectrogramEncoderConfig.model_type: SpectrogramEncoder}
+    model_class: Any = own.get(backbone.model_type) or MODEL_MAPPING.get(type(backbone), None)
     if not hasattr(model_class, "_get_feat_extract_output_lengths"):
         raise ValueError(
             f"backbone_config.model_type: found {backbone.model_type!r}, which is no encoder of speech; give e.g. "
@@ -442,7 +443,7 @@ class SerMtlModel(SerMtlPreTrainedModel):
             if config.num_speakers:
                 self.speaker_prototypes = nn.Parameter(torch.empty(config.num_speakers, config.speaker_embedding_size))
         if "asr" in config.tasks:
-            self.ctc_head = nn.Linear(width, config.vocab_size)
+            self.ctc_head = nn.Linear(width, config.ctc_subframes * config.vocab_size)
         self.post_init()
 
     @property
@@ -577,7 +578,8 @@ class SerMtlModel(SerMtlPreTrainedModel):
                 with full_precision(inputs):
                     output.speaker_logits = F.linear(output.speaker_embeddings, prototypes)
         if "asr" in self.config.tasks:
-            output.ctc_logits = self.ctc_head(self.dropout(mixtures["asr"]))
+            characters = self.ctc_head(self.dropout(mixtures["asr"]))
+            output.ctc_logits = characters.unflatten(-1, (self.config.ctc_subframes, -1)).flatten(1, 2)
         # All parameters are read in here, none by the loss: DDP and FSDP see their use only in a forward.
         output.task_log_variances = self.task_log_variances
         if isinstance(output_hidden_states, list):
@@ -602,6 +604,19 @@ class SerMtlModel(SerMtlPreTrainedModel):
         """Frames of each clip that are not padding, `(B,)`, from the `attention_mask` of `forward`."""
         return self._frame_lengths(attention_mask.sum(1))
 
+    def likeliest_characters(self, output: SerMtlOutput) -> Tensor:
+        """
+        What [`~SerMtlProcessor.decode_ctc`] reads.
+
+        Args:
+            output ([`SerMtlOutput`]): of a model with the ASR task.
+
+        Returns:
+            `Tensor` of shape `(B, T * ctc_subframes)`: indices of characters, -100 where padded.
+        """
+        mask = output.frame_mask.repeat_interleave(self.config.ctc_subframes, dim=1)
+        return output.ctc_logits.argmax(-1).masked_fill(~mask, IGNORE_INDEX)
+
     def _frame_lengths(self, input_lengths: Tensor) -> Tensor:
         """Frames that heads and losses read, `(B,)`: at least one, and of SEW those that its squeezed frames cover."""
         lengths = self.backbone._get_feat_extract_output_lengths(input_lengths)
@@ -621,7 +636,7 @@ class SerMtlModel(SerMtlPreTrainedModel):
     def _labelled(self, task: str, label: Tensor, frame_lengths: Tensor) -> Tensor:
         """Clips whose label counts in the task's loss, `(B,)`, bool."""
         if task == "asr":
-            return ctc_feasible(frame_lengths, label)
+            return ctc_feasible(frame_lengths * self.config.ctc_subframes, label)
         if task == "speaker":  # a speaker without a prototype counts for metrics only
             return (label != IGNORE_INDEX) & (label < self.config.num_speakers)
         return label != IGNORE_INDEX
@@ -663,7 +678,8 @@ class SerMtlModel(SerMtlPreTrainedModel):
                 label = label.masked_fill(~labelled, IGNORE_INDEX)
                 loss = angular_margin_per_clip(output.speaker_logits, label, scale=config.speaker_scale, margin=margin)
             else:
-                loss = ctc_per_clip(output.ctc_logits, frame_lengths, label, blank=config.pad_token_id)
+                lengths = frame_lengths * config.ctc_subframes
+                loss = ctc_per_clip(output.ctc_logits, lengths, label, blank=config.pad_token_id)
             losses[task] = loss, labelled
         return losses
 

@@ -237,7 +237,7 @@ class SpeechEmotionPipeline(WindowedAudioPipeline):
         if outputs.gender_logits is not None:
             kept["gender"] = outputs.gender_logits.float().softmax(-1)
         if outputs.ctc_logits is not None:
-            kept["asr"] = outputs.ctc_logits.argmax(-1).masked_fill(~outputs.frame_mask, -100)
+            kept["asr"] = self.model.likeliest_characters(outputs)
         if outputs.speaker_embeddings is not None:
             kept["speaker"] = outputs.speaker_embeddings
         if outputs.task_gates is not None:

@@ -11,6 +11,25 @@ from transformers import BatchFeature, ProcessorMixin, SeamlessM4TFeatureExtract
 IGNORE_INDEX = -100
 MIN_SAMPLES = 400  # the receptive field of a wav2vec 2.0 feature encoder
 TWO_FRAMES = 400 + 160  # samples of two log-mel frames: 25 ms every 10 ms at 16 kHz
+TRIM_FRAMES = 5  # frames of 10 ms that trimming leaves before and after what is heard
+
+
+def trim_silence(waveform: np.ndarray, trim_db: float) -> np.ndarray:
+    """
+    A clip without the silence at its ends, as `librosa.effects.trim` finds it: frames of 25 ms every 10 ms whose energy
+    is more than `trim_db` below that of the loudest one. 50 ms of it stay.
+
+    Args:
+        waveform (`np.ndarray` of shape `(num_samples,)`): 400 samples or more, at 16 kHz.
+        trim_db (`float`): above 0, in dB.
+
+    Returns:
+        `np.ndarray`: a view of `waveform`.
+    """
+    energy = np.square(np.lib.stride_tricks.sliding_window_view(waveform, 400)[::160]).mean(axis=1)
+    heard = np.flatnonzero(energy >= energy.max() * 10 ** (-trim_db / 10))
+    start, end = heard[0] - TRIM_FRAMES, heard[-1] + TRIM_FRAMES
+    return waveform[max(0, start * 160) : end * 160 + 400]
 
 
 class LogMelFeatureExtractor(SeamlessM4TFeatureExtractor):
@@ -80,10 +99,22 @@ class SerMtlProcessor(ProcessorMixin):
         feature_extractor (`SequenceFeatureExtractor`): the backbone's: waveforms (`input_values`) or log-mel
             (`input_features`). Whisper's pads each clip to the time that its encoder reads, 30 s.
         tokenizer (`Wav2Vec2CTCTokenizer`): characters; its pad token is the CTC blank.
+        trim_db (`float`, *optional*): cuts the silence at both ends of each clip, see [`trim_silence`]; by default
+            clips stay whole.
     """
 
-    def __init__(self, feature_extractor: Any, tokenizer: Any) -> None:
+    def __init__(self, feature_extractor: Any, tokenizer: Any, trim_db: float | None = None) -> None:
         super().__init__(feature_extractor, tokenizer)
+        self.trim_db = trim_db
+
+    def trim(self, waveform: np.ndarray) -> np.ndarray:
+        """
+        What is read of a clip: all of it, or without the silence at its ends.
+
+        Args:
+            waveform (`np.ndarray` of shape `(num_samples,)`): 400 samples or more.
+        """
+        return waveform if self.trim_db is None else trim_silence(waveform, self.trim_db)
 
     @property
     def model_input_names(self) -> list[str]:
@@ -129,6 +160,7 @@ class SerMtlProcessor(ProcessorMixin):
             # The feature extractor would crop it without a word.
             if self.max_samples is not None and len(clip) > self.max_samples:
                 raise ValueError(f"audio: found {len(clip)} samples; this encoder reads {self.max_samples} at a time")
+        clips = [self.trim(clip) for clip in clips]
         if isinstance(self.feature_extractor, SeamlessM4TFeatureExtractor):
             # Its mask marks a stack by the second frame: a clip of one frame would have none.
             clips = [np.pad(clip, (0, max(0, TWO_FRAMES - len(clip)))) for clip in clips]

@@ -127,12 +127,25 @@ TINY_BACKBONES = {
         "mask_time_prob": 0.2,
         "layerdrop": 0.0,
     },
+    "ser_mtl_spectrogram": {
+        "stem_channels": [4, 6, 8],
+        "stem_time_strides": [2, 1],
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "position_embeddings_type": "rotary",
+        "conv_depthwise_kernel_size": 5,
+        "mask_time_length": 2,
+        "mask_time_prob": 0.2,
+        "layerdrop": 0.0,
+    },
 }
 
 
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Writes the JSON of a tiny model: `tiny_config("wav2vec2" | "wav2vec2-bert", **settings of the backbone)`."""
+    """Writes the JSON of a tiny model: `tiny_config(one of TINY_BACKBONES, **settings of the backbone)`."""
     folder = tmp_path_factory.mktemp("configs")
 
     def write(model_type: str = "wav2vec2", **backbone: object) -> Path:
@@ -204,14 +217,22 @@ PLAIN_BACKBONES = {
         "position_embeddings_type": "rotary",
         "conv_depthwise_kernel_size": 7,
     },
+    "ser_mtl_spectrogram": _PLAIN
+    | {
+        "model_type": "ser_mtl_spectrogram",
+        "stem_channels": [4, 6, 8],
+        "stem_time_strides": [2, 1],
+        "position_embeddings_type": "rotary",
+        "conv_depthwise_kernel_size": 7,
+    },
 }
 
 
 @pytest.fixture(scope="session")
 def plain_config() -> Callable[..., SerMtlConfig]:
     """
-    A small model without anything random: `plain_config("wav2vec2-group" | "wav2vec2-layer" | "wav2vec2-bert",
-    backbone={settings of the backbone}, **settings)`; group and layer are the norms of the convolutions.
+    A small model without anything random: `plain_config(one of PLAIN_BACKBONES, backbone={settings of the backbone},
+    **settings)`; group and layer are the norms of wav2vec2's convolutions.
     """
 
     def make(name: str, backbone: dict[str, object] | None = None, **fields: object) -> SerMtlConfig:

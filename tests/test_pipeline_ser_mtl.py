@@ -29,7 +29,7 @@ from modeling_ser_mtl.pipeline_ser_mtl import (
 
 RATE = 16_000
 TASKS = tuple(CUSTOM_PIPELINES)
-BACKBONES = ("wav2vec2-group", "wav2vec2-layer", "wav2vec2-bert", "whisper")
+BACKBONES = ("wav2vec2-group", "wav2vec2-layer", "wav2vec2-bert", "ser_mtl_spectrogram", "whisper")
 WHISPER = {
     "model_type": "whisper",
     "d_model": 16,

@@ -9,7 +9,7 @@ from transformers import AutoProcessor, SeamlessM4TFeatureExtractor, Wav2Vec2Fea
 from modeling_ser_mtl import SerMtlProcessor
 from modeling_ser_mtl.data.audio import load_audio
 from modeling_ser_mtl.data.text import normalize_transcript
-from modeling_ser_mtl.processing_ser_mtl import LogMelFeatureExtractor
+from modeling_ser_mtl.processing_ser_mtl import LogMelFeatureExtractor, trim_silence
 
 few = settings(max_examples=20, deadline=None)
 lengths = st.integers(400, 6_000)
@@ -148,6 +148,35 @@ def test_a_clip_longer_than_whisper_reads_is_refused_instead_of_cropped(tokenize
     assert processor([noise(480_000)], sampling_rate=16_000)["attention_mask"].all()
     with pytest.raises(ValueError, match="found 480001 samples; this encoder reads 480000"):
         processor([noise(4_000), noise(480_001)], sampling_rate=16_000)
+
+
+@given(before=st.integers(0, 9_000), size=st.integers(400, 9_000), after=st.integers(0, 9_000))
+@few
+def test_silence_is_trimmed_to_50_ms_around_what_is_heard(before, size, after):
+    clip = np.concatenate([noise(before + 1)[1:] * 1e-3, noise(size), noise(after + 1)[1:] * 1e-3])
+    trimmed = trim_silence(clip, 30)
+    start = int(np.flatnonzero(clip == trimmed[0])[0])
+    assert np.array_equal(trimmed, clip[start : start + len(trimmed)])
+    # All that is heard stays, and at most 50 ms and the frame of 25 ms that touches it.
+    assert before - 1_200 <= start <= before
+    assert before + size <= start + len(trimmed) + 160
+    assert start + len(trimmed) <= before + size + 1_200
+    assert len(trim_silence(trimmed, 30)) == len(trimmed)
+
+
+def test_a_clip_without_any_sound_stays_whole():
+    assert len(trim_silence(np.zeros(5_000, np.float32), 30)) == 5_000
+
+
+def test_a_processor_that_trims_reads_the_trimmed_clip_also_when_it_is_loaded_again(tokenizer, tmp_path):
+    clip = np.concatenate([np.zeros(8_000, np.float32), noise(6_000), np.zeros(8_000, np.float32)])
+    for name, feature_extractor in FEATURE_EXTRACTORS.items():
+        trimming = SerMtlProcessor(feature_extractor, tokenizer, trim_db=30)
+        trimming.save_pretrained(tmp_path / name)
+        plain = SerMtlProcessor(feature_extractor, tokenizer)(trim_silence(clip, 30), sampling_rate=16_000)
+        for processor in (trimming, SerMtlProcessor.from_pretrained(tmp_path / name)):
+            inputs = processor(clip, sampling_rate=16_000)
+            assert all(torch.equal(inputs[key], plain[key]) for key in plain)
 
 
 def test_another_sampling_rate_is_refused(processor):

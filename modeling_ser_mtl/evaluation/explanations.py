@@ -23,8 +23,8 @@ class Explanation:
     The evidence behind the emotion of one clip.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): the clip.
-        seconds (`np.ndarray` of shape `(T,)`): middle of each frame, in seconds from the clip's start.
+        waveform (`np.ndarray` of shape `(num_samples,)`): the clip, without the silence that the processor cuts.
+        seconds (`np.ndarray` of shape `(T,)`): middle of each frame, in seconds from the start of `waveform`.
         emotions (`dict[str, float]`): probability of each emotion, sum 1.
         layer_weights (`dict[str, np.ndarray]`): by task, the weight of the encoder's input embedding and of each of its
             layers, `(num_hidden_layers + 1,)`, sum 1.
@@ -62,6 +62,7 @@ def explain(model: SerMtlModel, processor: SerMtlProcessor, waveform: np.ndarray
     config = model.config
     if "emotion" not in config.tasks:
         raise ValueError(f"tasks: found {config.tasks}; only a decision of the emotion task is explained")
+    waveform = processor.trim(waveform)
     inputs = processor(waveform, sampling_rate=sampling_rate).to(model.device)
     output = model(**inputs, output_co_attentions=True)
     frames = int(output.frame_mask[0].sum())

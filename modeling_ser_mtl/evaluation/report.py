@@ -199,8 +199,14 @@ def average_predictions(runs: Sequence[EmotionPredictions]) -> EmotionPrediction
 
 def known_emotion_metrics(predictions: EmotionPredictions) -> dict[str, float]:
     """
-    Metrics over the clips whose emotion is known: those of [`emotion_metrics`] and `emotion_ece`; none without such
-    clips.
+    What an ensemble or a run is worth over the clips whose emotion is known.
+
+    Args:
+        predictions (`EmotionPredictions`): of N clips.
+
+    Returns:
+        `dict[str, float]`: the metrics of [`~metrics.emotion_metrics`] and `emotion_ece`, all in [0, 1]; empty without
+        a label.
     """
     known = predictions.labels >= 0
     if not known.any():

@@ -35,6 +35,14 @@ class ModelArguments:
         },
     )
     revision: str = field(default="main", metadata={"help": "Revision of model_name_or_path on the Hub."})
+    trim_db: float | None = field(
+        default=None,
+        metadata={
+            "help": "Cut the silence at both ends of each clip, in training and wherever the model is used: what is "
+            "this many dB below the clip's loudest moment. 30 suits clean recordings; default: as the checkpoint, else "
+            "not."
+        },
+    )
     tasks: list[str] | None = field(
         default=None, metadata={"help": f"Tasks, of {', '.join(TASKS)}; default: all, or those of the configuration."}
     )

@@ -24,14 +24,14 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from ..configuration_ser_mtl import FUSIONS, TASKS, SerMtlConfig
+from ..configuration_ser_mtl import FUSIONS, TASKS, SerMtlConfig, SpectrogramEncoderConfig
 from ..data.audio import SAMPLING_RATE
 from ..data.dataset import LabelNames, SpeechDataset
 from ..data.errors import InputError, one_line
 from ..data.streaming import StreamedDataset
 from ..data.text import build_vocabulary
 from ..modeling_ser_mtl import SerMtlModel, backbone_class
-from ..processing_ser_mtl import LogMelFeatureExtractor, SerMtlProcessor
+from ..processing_ser_mtl import LogMelFeatureExtractor, SerMtlProcessor, trim_silence
 from .arguments import ModelArguments
 from .parser import parse_prior_correction, parse_task_weights
 
@@ -231,14 +231,21 @@ def build_processor(
             stay as they are; without transcripts the characters are a to z and the apostrophe.
 
     Raises:
-        InputError: a processor that can't be read, or a Whisper encoder of no whole number of seconds.
+        InputError: a processor that can't be read, a Whisper encoder of no whole number of seconds, or `--trim_db` not
+            above 0.
     """
+    if args.trim_db is not None and not 0 < args.trim_db < float("inf"):
+        raise InputError(f"--trim_db {args.trim_db:g}: must be above 0; 30 cuts what is 30 dB below the loudest moment")
     if is_checkpoint(args, config):
         processor = _from_pretrained(AutoProcessor, args)
     else:
         transcripts = [text for text in train.transcripts if text] if train is not None else []
         waveforms = train.waveforms(STATISTICS_CLIPS) if train is not None else None
+        if waveforms is not None and args.trim_db is not None:
+            waveforms = (trim_silence(waveform, args.trim_db) for waveform in waveforms)
         processor = SerMtlProcessor(build_feature_extractor(args, config, waveforms), _build_tokenizer(transcripts))
+    if args.trim_db is not None:
+        processor.trim_db = args.trim_db
     return processor
 
 
@@ -284,9 +291,11 @@ def build_feature_extractor(args: ModelArguments, config: SerMtlConfig, waveform
         return WhisperFeatureExtractor(backbone.num_mel_bins, chunk_length=seconds, return_attention_mask=True)
     if backbone_class(config).main_input_name == "input_values":
         return Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
-    feature_extractor = LogMelFeatureExtractor(
-        num_mel_bins=FRAME_SIZE - 1, stride=backbone.feature_projection_input_dim // FRAME_SIZE
-    )
+    if isinstance(backbone, SpectrogramEncoderConfig):
+        stride = backbone.num_stacked_frames
+    else:
+        stride = backbone.feature_projection_input_dim // FRAME_SIZE
+    feature_extractor = LogMelFeatureExtractor(num_mel_bins=FRAME_SIZE - 1, stride=stride)
     if waveforms is not None:
         feature_extractor.fit(waveforms)
     return feature_extractor

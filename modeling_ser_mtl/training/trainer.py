@@ -303,6 +303,7 @@ class SerMtlTrainer(Trainer):
     ) -> tuple[None, dict[str, Tensor], Tensor]:
         """As in `Trainer`; keeps emotion logits, gender probabilities, embeddings, characters and losses per window."""
         inputs = self._prepare_inputs(inputs)
+        inner = self.accelerator.unwrap_model(model)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**model_inputs(inputs))
         kept = {}
@@ -314,9 +315,9 @@ class SerMtlTrainer(Trainer):
         if outputs.speaker_embeddings is not None:
             kept["speaker"] = outputs.speaker_embeddings
         if outputs.ctc_logits is not None:
-            kept["asr"] = outputs.ctc_logits.argmax(-1).masked_fill(~outputs.frame_mask, -100)
+            kept["asr"] = inner.likeliest_characters(outputs)
         with torch.no_grad():
-            losses = self.accelerator.unwrap_model(model).clip_losses(outputs, batch_labels(inputs))
+            losses = inner.clip_losses(outputs, batch_labels(inputs))
         for task, (loss, labelled) in losses.items():
             kept[f"loss_{task}"] = loss.masked_fill(~labelled, torch.nan)
         return None, kept, inputs["clip_index"]

@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 WEIGHTS_FILE = "training_weights.safetensors"
+STATISTICS = ("running_mean", "running_var")  # of a batch norm
 
 
 class WeightAverage:
@@ -26,8 +27,8 @@ class WeightAverage:
         decay (`float`): in [0, 1); the average looks back over about `1 / (1 - decay)` steps.
 
     Attributes:
-        weights (`dict[str, Tensor]`): the average of each trained parameter by name; empty outside a training, when
-            `applied` changes nothing.
+        weights (`dict[str, Tensor]`): the average of each trained parameter and of each statistic of a batch norm by
+            name; empty outside a training, when `applied` changes nothing.
     """
 
     def __init__(self, decay: float) -> None:
@@ -36,16 +37,14 @@ class WeightAverage:
 
     def start(self, model: nn.Module) -> None:
         """Begins with the present weights of `model`."""
-        self.weights = {name: parameter.detach().clone() for name, parameter in _trained(model).items()}
+        self.weights = {name: tensor.detach().clone() for name, tensor in _averaged(model).items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Moves the average towards the weights of `model` after `step`, from 1."""
         decay = min(self.decay, step / (9 + step))
-        parameters = _trained(model)
-        torch._foreach_lerp_(
-            list(self.weights.values()), [parameters[name].detach() for name in self.weights], 1 - decay
-        )
+        tensors = _averaged(model)
+        torch._foreach_lerp_(list(self.weights.values()), [tensors[name].detach() for name in self.weights], 1 - decay)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
@@ -63,13 +62,18 @@ class WeightAverage:
         self.weights = {}
 
     def _exchange(self, model: nn.Module) -> None:
-        parameters = _trained(model)
+        tensors = _averaged(model)
         for name, average in self.weights.items():
-            parameters[name].data, self.weights[name] = average, parameters[name].data
+            tensors[name].data, self.weights[name] = average, tensors[name].data
 
 
-def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+def _averaged(model: nn.Module) -> dict[str, Tensor]:
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    norms = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
+    }
+    statistics = {f"{name}.{key}": getattr(norm, key) for name, norm in norms.items() for key in STATISTICS}
+    return trained | statistics
 
 
 class WeightAverageCallback(TrainerCallback):
@@ -121,7 +125,7 @@ class WeightAverageCallback(TrainerCallback):
         """As in `TrainerCallback`: rank 0 writes the weights of `model` into the checkpoint's folder."""
         if state.is_world_process_zero:
             folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-            save_file({name: weight.detach() for name, weight in _trained(model).items()}, folder / WEIGHTS_FILE)
+            save_file({name: weight.detach() for name, weight in _averaged(model).items()}, folder / WEIGHTS_FILE)
 
     def on_train_end(
         self,

@@ -37,7 +37,7 @@ torch.save(outputs, data + "/outputs.pt")
 """
 
 
-@pytest.mark.parametrize("model_type", ["wav2vec2", "wav2vec2-bert"])
+@pytest.mark.parametrize("model_type", ["wav2vec2", "wav2vec2-bert", "ser_mtl_spectrogram"])
 def test_auto_classes_load_a_run_where_the_package_cannot_be_imported(
     command, manifest, tiny_config, without_package, tmp_path, model_type
 ) -> None:
