@@ -43,8 +43,8 @@ class MaskedBatchNorm(nn.BatchNorm2d):
         if mask is None or not self.training:
             return super().forward(hidden_states)
         # With zeros at padding, the sums over all positions are those over the real ones.
-        variance, mean = torch.var_mean(hidden_states * mask, dim=(0, 2, 3), correction=0)
-        share = mask.mean()
+        variance, mean = torch.var_mean((hidden_states * mask).float(), dim=(0, 2, 3), correction=0)
+        share = mask.float().mean()
         square, mean = (variance + mean.square()) / share, mean / share
         variance = (square - mean.square()).clamp(min=0)
         with torch.no_grad():
@@ -53,7 +53,7 @@ class MaskedBatchNorm(nn.BatchNorm2d):
             self.num_batches_tracked += 1
         scale = (variance + self.eps).rsqrt() * self.weight
         shift = self.bias - mean * scale
-        return torch.addcmul(shift[:, None, None], hidden_states, scale[:, None, None])
+        return torch.addcmul(shift[:, None, None], hidden_states, scale[:, None, None]).to(hidden_states.dtype)
 
 
 class ConvolutionBlock(nn.Module):

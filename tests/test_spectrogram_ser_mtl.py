@@ -123,3 +123,13 @@ def test_an_encoder_of_long_frames_writes_several_characters_in_each(plain_confi
         assert labelled.tolist() == [subframes == 4, True]
         torch.testing.assert_close(loss[1], expected)
     assert counted == {1: 1, 4: 2}
+
+
+def test_training_in_bfloat16_is_that_in_float32_but_for_rounding(plain_config) -> None:
+    torch.manual_seed(0)
+    model = SerMtlModel(plain_config(NAME)).train()
+    features, mask = torch.randn(4, 41, 160), frame_mask(torch.tensor([41, 30, 17, 9]), 41).long()
+    expected = model(input_features=features, attention_mask=mask).emotion_embeddings
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(input_features=features, attention_mask=mask).emotion_embeddings
+    torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.03)
