@@ -245,3 +245,21 @@ def test_degraded_clips_have_the_ratio_that_their_condition_names(clips) -> None
             ratio = 10 * np.log10(np.mean(clean**2) / np.mean((degraded - clean) ** 2))
             assert ratio == pytest.approx(snr_db, abs=0.05)
         assert audio[0] == audio[0] and audio[0] != audio[1]
+
+
+def test_a_split_by_sentence_and_speaker_shares_neither(clips, tmp_path) -> None:
+    table = clips.assign(text=[f"sentence {index % 5}" for index in range(len(clips))])
+    table.to_csv(tmp_path / "all.csv", index=False)
+    result = call("split_unseen_text.py", tmp_path / "all.csv", tmp_path / "unseen.csv", "--test_speakers", 2)
+    assert result.returncode == 0, result.stderr
+    found = pd.read_csv(tmp_path / "unseen.csv", dtype=str)
+    train, test = (found[found["split"] == name] for name in ("train", "test"))
+    for column in ("speaker_id", "text"):
+        assert set(train[column]) and set(test[column]) and not set(train[column]) & set(test[column])
+    assert test["speaker_id"].nunique() <= 2
+    assert set(found["audio"]) <= set(table["audio"])
+    assert f"{len(train)} clips to train, {len(test)} to test" in result.stdout
+    # Nothing that fits either set is missing.
+    rest = table[~table["audio"].isin(found["audio"])]
+    is_test_speaker, is_test_text = rest["speaker_id"].isin(test["speaker_id"]), rest["text"].isin(test["text"])
+    assert (is_test_speaker != is_test_text).all()
