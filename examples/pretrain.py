@@ -4,7 +4,8 @@ Pre-trains a speech encoder on unlabelled speech, and writes a folder for `--mod
     python examples/pretrain.py --config_name examples/backbones/small-logmel.json \
         --train_file RAVDESS/manifest.csv --num_folds 6 --fold 5 --extra_file nEMO/manifest.csv \
         --output_dir outputs/pretrained --num_train_epochs 50
-    python run_ser_mtl.py examples/recipes/ravdess.yaml --train_file RAVDESS/manifest.csv --fold 5 \
+    python run_ser_mtl.py examples/recipes/ravdess.yaml --config_name examples/backbones/small-logmel.json \
+        --train_file RAVDESS/manifest.csv --fold 5 \
         --model_name_or_path outputs/pretrained --output_dir outputs/ravdess-5
 
 An encoder of log-mel features learns by BEST-RQ, wav2vec 2.0 by its own contrastive objective. With the folds of the
