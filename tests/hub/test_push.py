@@ -80,7 +80,8 @@ def test_a_push_is_one_commit_of_weights_code_processor_card_handler_and_results
     commit = publish(run_folder, REPO, api=hub.api)
     files = hub.files(REPO)
     assert [entry.oid for entry in hub.commits(REPO)][1:] == [commit.oid]
-    code = {f"{name}_ser_mtl.py" for name in ("audio", "configuration", "losses", "modeling", "padding", "pipeline")}
+    modules = ("audio", "configuration", "losses", "modeling", "padding", "pipeline", "spectrogram")
+    code = {f"{name}_ser_mtl.py" for name in modules}
     processor = {"processor_config.json", "tokenizer_config.json", "vocab.json", "processing_ser_mtl.py"}
     results = {"run_facts.json", "all_results.json"}
     model = {"model.safetensors", "config.json", "README.md", "handler.py", "requirements.txt"}
