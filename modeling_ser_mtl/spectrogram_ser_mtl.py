@@ -93,6 +93,9 @@ class SpectrogramStem(nn.Module):
     """
     A residual network over the spectrogram, and the mean over its frequencies.
 
+    It sees each clip twice: as it comes, and each mel bin standardised over the clip, where a speaker's voice and the
+    channel weigh less.
+
     Args:
         config ([`SpectrogramEncoderConfig`]): its channels and strides.
     """
@@ -102,7 +105,7 @@ class SpectrogramStem(nn.Module):
         self.num_stacked_frames, self.time_strides = config.num_stacked_frames, config.stem_time_strides
         channels = config.stem_channels
         # One frame out of each stack that comes in.
-        self.conv = nn.Conv2d(1, channels[0], 5, stride=(config.num_stacked_frames, 2), padding=2, bias=False)
+        self.conv = nn.Conv2d(2, channels[0], 5, stride=(config.num_stacked_frames, 2), padding=2, bias=False)
         self.norm = MaskedBatchNorm(channels[0])
         self.blocks = nn.ModuleList(
             ConvolutionBlock(channels[index], channels[index + 1], time_stride)
@@ -119,10 +122,11 @@ class SpectrogramStem(nn.Module):
             `Tensor` of shape `(B, T', stem_channels[-1])`, where T' is T divided by each of the strides, rounded up.
         """
         mask = _mask(lengths, input_features)
-        hidden_states = input_features.unflatten(-1, (self.num_stacked_frames, -1)).flatten(1, 2)[:, None]
-        if mask is not None:
-            hidden_states = hidden_states * mask.repeat_interleave(self.num_stacked_frames, dim=2)
-        hidden_states = self.conv(hidden_states)
+        spectrogram = input_features.unflatten(-1, (self.num_stacked_frames, -1)).flatten(1, 2)[:, None]
+        real = torch.ones_like(input_features[:, None, :, :1]) if mask is None else mask
+        real = real.repeat_interleave(self.num_stacked_frames, dim=2)
+        spectrogram = spectrogram * real
+        hidden_states = self.conv(torch.cat([spectrogram, _standardised(spectrogram, real)], dim=1))
         hidden_states = _masked(F.relu(self.norm(hidden_states, mask)), mask)
         for block, time_stride in zip(self.blocks, self.time_strides, strict=True):
             if mask is not None:
@@ -217,6 +221,15 @@ class SpectrogramEncoder(Wav2Vec2BertModel):
         for time_stride in self.config.stem_time_strides:
             input_lengths = -(-input_lengths // time_stride)
         return input_lengths
+
+
+def _standardised(spectrogram: Tensor, mask: Tensor) -> Tensor:
+    """Each mel bin's distance from its mean over the clip's real frames, in standard deviations; 0 at padding."""
+    count = mask.float().sum(2, keepdim=True).clamp(min=1)
+    centred = (spectrogram - spectrogram.float().sum(2, keepdim=True) / count) * mask
+    # Silence stays silence: a bin that hardly moves is not blown up.
+    variance = centred.square().sum(2, keepdim=True) / count + 0.01
+    return (centred * variance.rsqrt()).to(spectrogram.dtype)
 
 
 def _mask(lengths: Tensor | None, features: Tensor) -> Tensor | None:

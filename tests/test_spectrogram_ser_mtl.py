@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from modeling_ser_mtl import SerMtlConfig, SerMtlModel, SpectrogramEncoderConfig
@@ -46,6 +47,22 @@ def test_the_stem_gives_a_clip_the_same_frames_alone_and_padded_also_in_training
     padded = stem(features, torch.tensor([length]))
     assert alone.shape[1] == math.ceil(math.ceil(length / strides[0]) / strides[1])
     torch.testing.assert_close(padded[:, : alone.shape[1]], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_the_stem_reads_a_clip_as_it_is_and_standardised_over_its_own_frames() -> None:
+    torch.manual_seed(0)
+    stem = SpectrogramStem(SpectrogramEncoderConfig(stem_channels=[3, 4], stem_time_strides=[1]))
+    seen: list[torch.Tensor] = []
+    stem.conv.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    # Two clips of 6 and 3 stacks of two frames, the shorter one louder.
+    features = torch.randn(2, 6, 160) * 3
+    features[1] += 2
+    stem(features, torch.tensor([6, 3]))
+    for clip, (as_it_is, standardised), num_frames in zip(features.reshape(2, 12, 80), seen[0], (12, 6), strict=True):
+        assert torch.equal(as_it_is[:num_frames], clip[:num_frames])
+        scaled = StandardScaler().fit_transform(clip[:num_frames].numpy())
+        torch.testing.assert_close(standardised[:num_frames], torch.from_numpy(scaled), rtol=0.02, atol=0.02)
+        assert not as_it_is[num_frames:].any() and not standardised[num_frames:].any()
 
 
 def test_a_clip_has_the_same_output_alone_and_in_a_batch(plain_config) -> None:
