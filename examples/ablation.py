@@ -43,8 +43,27 @@ from modeling_ser_mtl.training.cross_validation import RESULTS, finish_runs
 
 HERE = Path(__file__).resolve().parent
 RECIPES = HERE / "recipes"
-# Folds of each protocol; every one has a recipe of its name.
-PROTOCOLS = {"ravdess": 6, "emodb": 10, "nemo": 6}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Which clips are trained on and tested; the recipe of its name says how."""
+
+    manifest: str
+    num_folds: int
+
+
+EMOTION_PROTOCOLS = {
+    "ravdess": Protocol("ravdess/manifest.csv", 6),
+    "emodb": Protocol("emodb/manifest.csv", 10),
+    "nemo": Protocol("nemo/manifest.csv", 6),
+}
+# Sentences that nobody has read in training; unseen.csv is what split_unseen_text.py makes of nEMO's manifest.
+TEXT_PROTOCOLS = {
+    "nemo_text": Protocol("nemo/unseen.csv", 1),
+    "librispeech": Protocol("librispeech/manifest.csv", 5),
+}
+PROTOCOLS = EMOTION_PROTOCOLS | TEXT_PROTOCOLS
 BASELINE = "ce"
 OTHER_METRICS = (
     "emotion_macro_f1",
@@ -76,7 +95,8 @@ class Run:
 
     def command_line(self, corpora: Path, options: Sequence[str], mode: str) -> list[str]:
         """Its options for run_ser_mtl.py, but the output folder; `choose` leaves the test speakers alone."""
-        argv = [str(RECIPES / f"{self.protocol}.yaml"), "--train_file", str(corpora / self.protocol / "manifest.csv")]
+        manifest = corpora / PROTOCOLS[self.protocol].manifest
+        argv = [str(RECIPES / f"{self.protocol}.yaml"), "--train_file", str(manifest)]
         argv += ["--seed", str(self.seed), "--fold", str(self.fold), "--save_total_limit", "1", *options]
         return argv + (["--do_predict", "False"] if mode == "choose" else [])
 
@@ -85,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mode", choices=["run", "ensemble", "choose", "report"])
     parser.add_argument("corpora", type=Path, nargs="?", help="folder with ravdess/manifest.csv and so on")
-    parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
+    parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(EMOTION_PROTOCOLS))
     parser.add_argument("--rows", nargs="+", help="default: all of the file")
     parser.add_argument("--rows_file", type=Path, default=HERE / "ablation_rows.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
@@ -100,7 +120,7 @@ def main() -> None:
         if args.mode == "report":
             lines = read_results(args.results)
             print(report(lines))
-            for protocol in PROTOCOLS if args.figures else ():
+            for protocol in EMOTION_PROTOCOLS if args.figures else ():
                 of_protocol = [line for line in lines if line["protocol"] == protocol and "confusions" in line]
                 if of_protocol:
                     draw(of_protocol).savefig(args.figures / f"ablation-{protocol}.svg", metadata={"Date": None})
@@ -116,7 +136,7 @@ def main() -> None:
 def run_all(args: argparse.Namespace) -> None:
     """Trains what the results file lacks, and adds a line for each run as it ends."""
     rows = read_rows(args)
-    most = max(PROTOCOLS[protocol] for protocol in args.protocols)
+    most = max(PROTOCOLS[protocol].num_folds for protocol in args.protocols)
     if any(not 0 <= fold < most for fold in args.folds or []):
         raise InputError(f"--folds {' '.join(map(str, args.folds))}: {', '.join(args.protocols)} have 0 to {most - 1}")
     if args.corpora is None:
@@ -125,7 +145,7 @@ def run_all(args: argparse.Namespace) -> None:
     wanted = [
         Run(protocol, row, seed, fold)
         for protocol, seed in product(args.protocols, args.seeds)
-        for fold in range(PROTOCOLS[protocol])
+        for fold in range(PROTOCOLS[protocol].num_folds)
         if args.folds is None or fold in args.folds
         for row in args.rows or rows
     ]
@@ -153,7 +173,7 @@ def add_ensembles(args: argparse.Namespace) -> None:
     rows = read_rows(args)
     done = {Run(*(line[name] for name in ("protocol", "row", "seed", "fold"))) for line in read_results(args.results)}
     for protocol, row in product(args.protocols, args.rows or rows):
-        for fold in range(PROTOCOLS[protocol]) if args.folds is None else args.folds:
+        for fold in range(PROTOCOLS[protocol].num_folds) if args.folds is None else args.folds:
             together = Run(protocol, f"{row}, {len(args.seeds)} seeds averaged", 0, fold)
             if together not in done:
                 runs = [Run(protocol, row, seed, fold) for seed in args.seeds]
@@ -234,7 +254,7 @@ def report(lines: Sequence[dict[str, Any]]) -> str:
     for protocol in PROTOCOLS:
         of_protocol = [line for line in lines if line["protocol"] == protocol]
         if of_protocol:
-            parts += [f"## {protocol}", *_tables(of_protocol, PROTOCOLS[protocol])]
+            parts += [f"## {protocol}", *_tables(of_protocol, PROTOCOLS[protocol].num_folds)]
     return "\n\n".join(parts)
 
 

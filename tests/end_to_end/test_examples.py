@@ -85,6 +85,24 @@ def test_the_nemo_recipe_leaves_one_speaker_out(corpora, run_recipe, tmp_path) -
     assert "predict_emotion_uar" in metrics
 
 
+def test_the_librispeech_recipe_tests_two_unseen_speakers_without_emotions(corpora, run_recipe, tmp_path) -> None:
+    manifest = shortened(corpora / "librispeech", tmp_path / "librispeech" / "manifest.csv", 3)
+    metrics = run_recipe("librispeech.yaml", manifest, "--fold", "1")
+    assert pd.read_csv(tmp_path / "output" / "predictions.csv", dtype=str)["true_speaker_id"].nunique() == 2
+    assert {"predict_gender_uar", "predict_speaker_eer", "predict_asr_wer", "predict_asr_cer"} <= set(metrics)
+    assert "predict_emotion_uar" not in metrics
+
+
+def test_the_nemo_text_recipe_tests_the_clips_that_the_manifest_names(corpora, run_recipe, tmp_path) -> None:
+    manifest = shortened(corpora / "nemo", tmp_path / "nemo" / "manifest.csv", 6)
+    table = pd.read_csv(manifest, dtype=str, keep_default_na=False)
+    tested = table["speaker_id"].isin(sorted(set(table["speaker_id"]))[:2])
+    table.assign(split=np.where(tested, "test", "train")).to_csv(manifest, index=False)
+    metrics = run_recipe("nemo_text.yaml", manifest)
+    assert len(pd.read_csv(tmp_path / "output" / "predictions.csv", dtype=str)) == tested.sum()
+    assert {"predict_asr_wer", "predict_asr_cer", "predict_emotion_uar"} <= set(metrics)
+
+
 def test_every_command_of_the_readme_has_options_that_exist() -> None:
     commands = re.findall(
         r"run_ser_mtl\.py ((?:\\\n|[^\n])*)", "\n".join(re.findall(r"```bash\n(.*?)```", README, re.S))
