@@ -47,23 +47,27 @@ RECIPES = HERE / "recipes"
 
 @dataclass(frozen=True)
 class Protocol:
-    """Which clips are trained on and tested; the recipe of its name says how."""
+    """A recipe, the clips it trains on and its folds; the test clips are a fold's, the manifest's own or a file's."""
 
+    recipe: str
     manifest: str
-    num_folds: int
+    num_folds: int = 1
+    test_manifest: str | None = None
 
 
 EMOTION_PROTOCOLS = {
-    "ravdess": Protocol("ravdess/manifest.csv", 6),
-    "emodb": Protocol("emodb/manifest.csv", 10),
-    "nemo": Protocol("nemo/manifest.csv", 6),
+    "ravdess": Protocol("ravdess", "ravdess/manifest.csv", 6),
+    "emodb": Protocol("emodb", "emodb/manifest.csv", 10),
+    "nemo": Protocol("nemo", "nemo/manifest.csv", 6),
 }
-# Sentences that nobody has read in training; unseen.csv is what split_unseen_text.py makes of nEMO's manifest.
-TEXT_PROTOCOLS = {
-    "nemo_text": Protocol("nemo/unseen.csv", 1),
-    "librispeech": Protocol("librispeech/manifest.csv", 5),
+PROTOCOLS = EMOTION_PROTOCOLS | {
+    # The four emotions that both corpora have.
+    "ravdess_to_emodb": Protocol("cross_corpus", "ravdess/manifest.csv", test_manifest="emodb/manifest.csv"),
+    "emodb_to_ravdess": Protocol("cross_corpus", "emodb/manifest.csv", test_manifest="ravdess/manifest.csv"),
+    # Sentences that nobody has read in training; unseen.csv is what split_unseen_text.py makes of nEMO's manifest.
+    "nemo_text": Protocol("nemo_text", "nemo/unseen.csv"),
+    "librispeech": Protocol("librispeech", "librispeech/manifest.csv", 5),
 }
-PROTOCOLS = EMOTION_PROTOCOLS | TEXT_PROTOCOLS
 BASELINE = "ce"
 OTHER_METRICS = (
     "emotion_macro_f1",
@@ -95,8 +99,10 @@ class Run:
 
     def command_line(self, corpora: Path, options: Sequence[str], mode: str) -> list[str]:
         """Its options for run_ser_mtl.py, but the output folder; `choose` leaves the test speakers alone."""
-        manifest = corpora / PROTOCOLS[self.protocol].manifest
-        argv = [str(RECIPES / f"{self.protocol}.yaml"), "--train_file", str(manifest)]
+        protocol = PROTOCOLS[self.protocol]
+        argv = [str(RECIPES / f"{protocol.recipe}.yaml"), "--train_file", str(corpora / protocol.manifest)]
+        if protocol.test_manifest is not None:
+            argv += ["--test_file", str(corpora / protocol.test_manifest)]
         argv += ["--seed", str(self.seed), "--fold", str(self.fold), "--save_total_limit", "1", *options]
         return argv + (["--do_predict", "False"] if mode == "choose" else [])
 
