@@ -3,12 +3,12 @@ Which part of the method helps, on real speech: every row of `ablation_rows.yaml
 
     python examples/ablation.py run CORPORA --protocols ravdess --rows ce full --seeds 1 2 3 --processes 2
     python examples/ablation.py ensemble --protocols ravdess --rows full --seeds 1 2 3
-    python examples/ablation.py choose CORPORA --rows_file candidates.yaml
+    python examples/ablation.py choose CORPORA --protocols ravdess_short --folds 0 3
     python examples/ablation.py report --figures docs
 
 A finished run is a line of the results file and never runs again; an interrupted one goes on from its last checkpoint:
 give the same command again. `ensemble` adds the mean of the seeds' probabilities as a row, from the folders that `run`
-left. `choose` compares settings on validation speakers alone: its runs never read a test clip.
+left. `choose` compares the settings of `choice_rows.yaml` on validation speakers: its runs never read a test clip.
 """
 
 import argparse
@@ -47,12 +47,16 @@ RECIPES = HERE / "recipes"
 
 @dataclass(frozen=True)
 class Protocol:
-    """A recipe, the clips it trains on and its folds; the test clips are a fold's, the manifest's own or a file's."""
+    """
+    A recipe and what it changes there, the clips it trains on and its folds; the test clips are a fold's, the
+    manifest's own or a file's.
+    """
 
     recipe: str
     manifest: str
     num_folds: int = 1
     test_manifest: str | None = None
+    options: tuple[str, ...] = ()
 
 
 EMOTION_PROTOCOLS = {
@@ -61,6 +65,10 @@ EMOTION_PROTOCOLS = {
     "nemo": Protocol("nemo", "nemo/manifest.csv", 6),
 }
 PROTOCOLS = EMOTION_PROTOCOLS | {
+    # Half the time of a run: to compare the parts of the system with one another.
+    "ravdess_short": Protocol(
+        "ravdess", "ravdess/manifest.csv", 6, options=("--num_train_epochs", "30", "--ema_decay", "0")
+    ),
     # The four emotions that both corpora have.
     "ravdess_to_emodb": Protocol("cross_corpus", "ravdess/manifest.csv", test_manifest="emodb/manifest.csv"),
     "emodb_to_ravdess": Protocol("cross_corpus", "emodb/manifest.csv", test_manifest="ravdess/manifest.csv"),
@@ -103,7 +111,8 @@ class Run:
         argv = [str(RECIPES / f"{protocol.recipe}.yaml"), "--train_file", str(corpora / protocol.manifest)]
         if protocol.test_manifest is not None:
             argv += ["--test_file", str(corpora / protocol.test_manifest)]
-        argv += ["--seed", str(self.seed), "--fold", str(self.fold), "--save_total_limit", "1", *options]
+        argv += ["--seed", str(self.seed), "--fold", str(self.fold), "--save_total_limit", "1"]
+        argv += [*protocol.options, *options]
         return argv + (["--do_predict", "False"] if mode == "choose" else [])
 
 
@@ -113,7 +122,7 @@ def main() -> None:
     parser.add_argument("corpora", type=Path, nargs="?", help="folder with ravdess/manifest.csv and so on")
     parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(EMOTION_PROTOCOLS))
     parser.add_argument("--rows", nargs="+", help="default: all of the file")
-    parser.add_argument("--rows_file", type=Path, default=HERE / "ablation_rows.yaml")
+    parser.add_argument("--rows_file", type=Path, help="default: ablation_rows.yaml, of choose choice_rows.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--folds", type=int, nargs="+", help="default: all")
     parser.add_argument("--processes", type=int, default=1)
@@ -121,12 +130,14 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/ablation"))
     parser.add_argument("--figures", type=Path, help="with report: folder that receives ablation-<protocol>.svg")
     args = parser.parse_args()
-    args.results = args.results or HERE.parent / "docs" / f"{'choices' if args.mode == 'choose' else 'results'}.jsonl"
+    results, rows = ("choices", "choice_rows") if args.mode == "choose" else ("results", "ablation_rows")
+    args.results = args.results or HERE.parent / "docs" / f"{results}.jsonl"
+    args.rows_file = args.rows_file or HERE / f"{rows}.yaml"
     try:
         if args.mode == "report":
             lines = read_results(args.results)
             print(report(lines))
-            for protocol in EMOTION_PROTOCOLS if args.figures else ():
+            for protocol in PROTOCOLS if args.figures else ():
                 of_protocol = [line for line in lines if line["protocol"] == protocol and "confusions" in line]
                 if of_protocol:
                     draw(of_protocol).savefig(args.figures / f"ablation-{protocol}.svg", metadata={"Date": None})

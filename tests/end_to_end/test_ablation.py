@@ -167,8 +167,9 @@ def test_the_figure_has_the_mean_of_every_row() -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == ["ce", "full"]
 
 
-def test_every_row_of_the_file_is_made_of_options_that_exist() -> None:
-    rows = yaml.safe_load((EXAMPLES / "ablation_rows.yaml").read_text())
+@pytest.mark.parametrize("name", ["ablation_rows", "choice_rows"])
+def test_every_row_of_the_file_is_made_of_options_that_exist(name: str) -> None:
+    rows = yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())
     for row, options in rows.items():
         for protocol in ablation["PROTOCOLS"]:
             argv = ablation["Run"](protocol, row, 1, 0).command_line(Path("corpora"), options, "run")
