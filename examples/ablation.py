@@ -137,7 +137,7 @@ def main() -> None:
         if args.mode == "report":
             lines = read_results(args.results)
             print(report(lines))
-            for protocol in PROTOCOLS if args.figures else ():
+            for protocol in EMOTION_PROTOCOLS if args.figures else ():
                 of_protocol = [line for line in lines if line["protocol"] == protocol and "confusions" in line]
                 if of_protocol:
                     draw(of_protocol).savefig(args.figures / f"ablation-{protocol}.svg", metadata={"Date": None})
