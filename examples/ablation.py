@@ -65,7 +65,7 @@ EMOTION_PROTOCOLS = {
     "nemo": Protocol("nemo", "nemo/manifest.csv", 6),
 }
 PROTOCOLS = EMOTION_PROTOCOLS | {
-    # Half the time of a run: to compare the parts of the system with one another.
+    # Half the epochs and the last weights themselves: what the longer schedule gives.
     "ravdess_short": Protocol(
         "ravdess", "ravdess/manifest.csv", 6, options=("--num_train_epochs", "30", "--ema_decay", "0")
     ),
