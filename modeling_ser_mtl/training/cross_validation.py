@@ -116,8 +116,9 @@ def _keep_settings(output_dir: Path, settings: Sequence[str]) -> None:
 
 def finish_runs(runs: Mapping[Path, Sequence[str]], processes: int) -> Iterator[Path]:
     """
-    Brings runs to their end, each in a process of its own with its share of the processor's cores; finished ones are
-    left alone, and interrupted ones go on from their last checkpoint. What a run prints is kept beside its folder, in
+    Brings runs to their end, each in a process of its own with its share of the processor's cores, or as many threads
+    as the caller's OMP_NUM_THREADS says; finished ones are left alone, and interrupted ones go on from their last
+    checkpoint. What a run prints is kept beside its folder, in
     `<folder>.log`.
 
     Args:
@@ -131,7 +132,7 @@ def finish_runs(runs: Mapping[Path, Sequence[str]], processes: int) -> Iterator[
         InputError: a run failed, which interrupts the others.
     """
     threads = max(1, (os.cpu_count() or 1) // processes)
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    environment = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"} | os.environ
     waiting, running = list(runs.items()), dict[Path, subprocess.Popen]()
     try:
         while waiting or running:
