@@ -103,6 +103,14 @@ def test_the_nemo_text_recipe_tests_the_clips_that_the_manifest_names(corpora, r
     assert {"predict_asr_wer", "predict_asr_cer", "predict_emotion_uar"} <= set(metrics)
 
 
+def test_the_auxiliary_recipe_gives_an_encoder_to_the_ravdess_recipe(corpora, run_recipe, tmp_path) -> None:
+    nemo = shortened(corpora / "nemo", tmp_path / "nemo" / "manifest.csv", 6)
+    run_recipe("auxiliary.yaml", nemo, "--eval_strategy", "no", "--output_dir", str(tmp_path / "auxiliary"))
+    ravdess = shortened(corpora / "ravdess", tmp_path / "ravdess" / "manifest.csv", 2)
+    metrics = run_recipe("ravdess.yaml", ravdess, "--fold", "5", "--model_name_or_path", str(tmp_path / "auxiliary"))
+    assert "predict_emotion_uar" in metrics
+
+
 def test_every_command_of_the_readme_has_options_that_exist() -> None:
     commands = re.findall(
         r"run_ser_mtl\.py ((?:\\\n|[^\n])*)", "\n".join(re.findall(r"```bash\n(.*?)```", README, re.S))
