@@ -118,8 +118,7 @@ def finish_runs(runs: Mapping[Path, Sequence[str]], processes: int) -> Iterator[
     """
     Brings runs to their end, each in a process of its own with its share of the processor's cores, or as many threads
     as the caller's OMP_NUM_THREADS says; finished ones are left alone, and interrupted ones go on from their last
-    checkpoint. What a run prints is kept beside its folder, in
-    `<folder>.log`.
+    checkpoint. What a run prints is kept beside its folder, in `<folder>.log`.
 
     Args:
         runs (`Mapping[Path, Sequence[str]]`): the command line of each run, without the output folder, by that folder.
