@@ -234,8 +234,8 @@ def confusions_of(predictions: pd.DataFrame) -> dict[str, Any]:
     if "emotion" not in predictions:
         return {}
     classes = [name.removeprefix("p_") for name in predictions if name.startswith("p_")]
-    columns = [predictions[name].tolist() for name in ("true_speaker_id", "true_emotion", "emotion")]
-    confusions = confusion_by_speaker(*columns, classes)
+    speakers, truth, found = (predictions[name].tolist() for name in ("true_speaker_id", "true_emotion", "emotion"))
+    confusions = confusion_by_speaker(speakers, truth, found, classes)
     return {"classes": classes, "confusions": {name: matrix.tolist() for name, matrix in confusions.items()}}
 
 
@@ -280,7 +280,10 @@ def _tables(lines: Sequence[dict[str, Any]], num_folds: int) -> Iterator[str]:
     baseline = speaker_uars(rows[BASELINE]) if "confusions" in rows.get(BASELINE, [{}])[0] else {}
     yield _markdown(pd.DataFrame([_row(row, found, baseline, num_folds) for row, found in rows.items()]))
     emotional = {row: found for row, found in rows.items() if "confusions" in found[0]}
-    totals = {row: sum(np.array(m) for line in f for m in line["confusions"].values()) for row, f in emotional.items()}
+    totals = {
+        row: np.sum([matrix for line in found for matrix in line["confusions"].values()], axis=0)
+        for row, found in emotional.items()
+    }
     if totals:
         classes = next(iter(emotional.values()))[0]["classes"]
         by_class = pd.DataFrame({row: recalls(total) for row, total in totals.items()}, index=classes).T
