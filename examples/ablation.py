@@ -76,7 +76,6 @@ PROTOCOLS = EMOTION_PROTOCOLS | {
     "nemo_text": Protocol("nemo_text", "nemo/unseen.csv"),
     "librispeech": Protocol("librispeech", "librispeech/manifest.csv", 5),
 }
-BASELINE = "ce"
 OTHER_METRICS = (
     "emotion_macro_f1",
     "emotion_ece_uncalibrated",
@@ -128,6 +127,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--results", type=Path, help="default: docs/results.jsonl, of choose docs/choices.jsonl")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/ablation"))
+    parser.add_argument("--baseline", default="ce", help="with report: row that the others are compared with (ce)")
     parser.add_argument("--figures", type=Path, help="with report: folder that receives ablation-<protocol>.svg")
     args = parser.parse_args()
     results, rows = ("choices", "choice_rows") if args.mode == "choose" else ("results", "ablation_rows")
@@ -136,7 +136,7 @@ def main() -> None:
     try:
         if args.mode == "report":
             lines = read_results(args.results)
-            print(report(lines))
+            print(report(lines, args.baseline))
             for protocol in EMOTION_PROTOCOLS if args.figures else ():
                 of_protocol = [line for line in lines if line["protocol"] == protocol and "confusions" in line]
                 if of_protocol:
@@ -265,20 +265,19 @@ def speaker_uars(lines: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {speaker: float(np.mean(values)) for speaker, values in sorted(found.items())}
 
 
-def report(lines: Sequence[dict[str, Any]]) -> str:
-    """All tables, in Markdown."""
+def report(lines: Sequence[dict[str, Any]], baseline: str = "ce") -> str:
+    """All tables, in Markdown; the rows are compared with the baseline, speaker by speaker, on the folds of both."""
     parts = []
     for protocol in PROTOCOLS:
         of_protocol = [line for line in lines if line["protocol"] == protocol]
         if of_protocol:
-            parts += [f"## {protocol}", *_tables(of_protocol, PROTOCOLS[protocol].num_folds)]
+            parts += [f"## {protocol}", *_tables(of_protocol, PROTOCOLS[protocol].num_folds, baseline)]
     return "\n\n".join(parts)
 
 
-def _tables(lines: Sequence[dict[str, Any]], num_folds: int) -> Iterator[str]:
+def _tables(lines: Sequence[dict[str, Any]], num_folds: int, baseline: str) -> Iterator[str]:
     rows = {row: [line for line in lines if line["row"] == row] for row in dict.fromkeys(line["row"] for line in lines)}
-    baseline = speaker_uars(rows[BASELINE]) if "confusions" in rows.get(BASELINE, [{}])[0] else {}
-    yield _markdown(pd.DataFrame([_row(row, found, baseline, num_folds) for row, found in rows.items()]))
+    yield _markdown(pd.DataFrame([_row(found, rows.get(baseline, []), num_folds) for found in rows.values()]))
     emotional = {row: found for row, found in rows.items() if "confusions" in found[0]}
     totals = {
         row: np.sum([matrix for line in found for matrix in line["confusions"].values()], axis=0)
@@ -289,7 +288,7 @@ def _tables(lines: Sequence[dict[str, Any]], num_folds: int) -> Iterator[str]:
         by_class = pd.DataFrame({row: recalls(total) for row, total in totals.items()}, index=classes).T
         yield "Recall of each emotion:"
         yield _markdown(by_class.reset_index(names="row"))
-        first = pair_confusion(totals.get(BASELINE, next(iter(totals.values()))))
+        first = pair_confusion(totals.get(baseline, next(iter(totals.values()))))
         upper = np.stack(np.triu_indices(len(classes), k=1), axis=1)
         pairs = sorted(upper.tolist(), key=lambda pair: -first[tuple(pair)])[:3]
         table = {
@@ -300,9 +299,10 @@ def _tables(lines: Sequence[dict[str, Any]], num_folds: int) -> Iterator[str]:
         yield _markdown(pd.DataFrame(table).T.reset_index(names="row"))
 
 
-def _row(row: str, lines: Sequence[dict[str, Any]], baseline: dict[str, float], num_folds: int) -> dict[str, Any]:
+def _row(lines: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]], num_folds: int) -> dict[str, Any]:
+    row, folds = lines[0]["row"], {line["fold"] for line in lines}
     seeds = sorted({line["seed"] for line in lines})
-    cells: dict[str, Any] = {"row": row, "seeds": len(seeds), "folds": len({line["fold"] for line in lines})}
+    cells: dict[str, Any] = {"row": row, "seeds": len(seeds), "folds": len(folds)}
     metrics = pd.DataFrame([line["metrics"] for line in lines])
     if "confusions" in lines[0]:
         cells["UAR"] = metrics["emotion_uar"].mean()
@@ -312,13 +312,13 @@ def _row(row: str, lines: Sequence[dict[str, Any]], baseline: dict[str, float], 
         values = speaker_uars(lines)
         if len(values) > 1:
             cells["95 % interval"] = "{:.3f} to {:.3f}".format(*bootstrap_interval(list(values.values())))
-        shared = {speaker: values[speaker] for speaker in values if speaker in baseline}
-        if row != BASELINE and len(shared) > 1:
-            same = {speaker: baseline[speaker] for speaker in shared}
-            gains = [shared[speaker] - same[speaker] for speaker in shared]
-            cells[f"against {BASELINE}"] = f"{np.mean(gains):+.3f}"
+        before = speaker_uars([line for line in baseline if line["fold"] in folds and line["row"] != row])
+        shared = {speaker: values[speaker] for speaker in values if speaker in before}
+        if len(shared) > 1:
+            gains = [uar - before[speaker] for speaker, uar in shared.items()]
+            cells[f"against {baseline[0]['row']}"] = f"{np.mean(gains):+.3f}"
             cells["interval of it"] = "{:+.3f} to {:+.3f}".format(*bootstrap_interval(gains))
-            cells["p"] = paired_p_value(shared, same)
+            cells["p"] = paired_p_value(shared, {speaker: before[speaker] for speaker in shared})
     cells |= {name: metrics[name].mean() for name in OTHER_METRICS if name in metrics}
     # Of a run that was interrupted, those since it went on.
     cells["minutes a fold"] = f"{np.mean([line['train_seconds'] for line in lines]) / 60:.1f}"

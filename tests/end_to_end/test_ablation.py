@@ -159,6 +159,16 @@ def test_a_second_seed_on_one_fold_is_marked_and_has_no_mean_of_its_own() -> Non
     assert cells["row"] == "full (some folds)" and cells["std of seeds"] == ""
 
 
+def test_a_row_is_compared_on_its_own_folds_with_any_baseline() -> None:
+    """Validation speakers may be those of several folds."""
+    lines = [make_line("full", 1, 0, 5), make_line("full", 1, 1, 9), make_line("swfc", 1, 0, 6)]
+    for line in lines:
+        line["confusions"] = {name[1:]: matrix for name, matrix in line["confusions"].items()}
+    header, _, _, row = ablation["report"](lines, "full").splitlines()[2:6]
+    cells = dict(zip(*([cell.strip() for cell in line.split("|")[1:-1]] for line in (header, row)), strict=True))
+    assert cells["row"] == "swfc (some folds)" and cells["against full"] == "+0.100"
+
+
 def test_the_figure_has_the_mean_of_every_row() -> None:
     lines = [make_line(row, 1, fold, right) for row, right in (("ce", 5), ("full", 7)) for fold in range(6)]
     (axes,) = ablation["draw"](lines).axes
