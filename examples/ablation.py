@@ -3,7 +3,7 @@ Which part of the method helps, on real speech: every row of `ablation_rows.yaml
 
     python examples/ablation.py run CORPORA --protocols ravdess --rows ce full --seeds 1 2 3 --processes 2
     python examples/ablation.py ensemble --protocols ravdess --rows full --seeds 1 2 3
-    python examples/ablation.py choose CORPORA --protocols ravdess --folds 0 3
+    python examples/ablation.py choose CORPORA --protocols ravdess --folds 0 1 3 4
     python examples/ablation.py report --figures docs
 
 A finished run is a line of the results file and never runs again; an interrupted one goes on from its last checkpoint:
