@@ -136,6 +136,9 @@ def main() -> None:
     try:
         if args.mode == "report":
             lines = read_results(args.results)
+            there = dict.fromkeys(line["row"] for line in lines)
+            if args.baseline not in {"ce", *there}:
+                raise InputError(f"--baseline {args.baseline}: not in {args.results}; there are {', '.join(there)}")
             print(report(lines, args.baseline))
             for protocol in EMOTION_PROTOCOLS if args.figures else ():
                 of_protocol = [line for line in lines if line["protocol"] == protocol and "confusions" in line]

@@ -107,6 +107,7 @@ def test_choosing_never_opens_a_clip_of_a_test_speaker(small_corpora, tmp_path) 
     [
         (["run", "corpora", "--rows", "fulll"], "--rows fulll: not in"),
         (["run"], "give the folder of the corpora"),
+        (["report", "--baseline", "fulll"], "--baseline fulll: not in"),
         (["run", "corpora", "--folds", "10"], "--folds 10: .* have 0 to 9"),
         (["run", "corpora", "--rows_file", "none.yaml"], "none.yaml: no such file"),
     ],
