@@ -1,6 +1,7 @@
 """Every fold from one command, to be given again until all are finished."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -101,6 +102,20 @@ def test_finished_runs_start_no_process(tmp_path) -> None:
     folder.mkdir()
     (folder / "README.md").write_text("# a model card")
     assert list(finish_runs({folder: ["--no_such_option"]}, processes=1)) == [folder]
+
+
+@pytest.mark.parametrize(("given", "threads"), [(None, max(1, os.cpu_count() // 2)), ("7", 7)])
+def test_a_run_has_its_share_of_the_cores_or_the_threads_that_are_asked_for(
+    given, threads, tmp_path, monkeypatch
+) -> None:
+    (tmp_path / "run_ser_mtl.py").write_text("import os; print(os.environ['OMP_NUM_THREADS'])")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    list(finish_runs({tmp_path / "run": []}, processes=2))
+    assert int((tmp_path / "run.log").read_text()) == threads
 
 
 def test_a_column_has_as_many_folds_as_values(clips, tmp_path) -> None:
