@@ -8,6 +8,9 @@ from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
+from sklearn.metrics import confusion_matrix
+
+from modeling_ser_mtl.evaluation.statistics import pair_confusion
 
 METRICS = (
     "predict_emotion_macro_f1",
@@ -37,16 +40,13 @@ def read_run(folder: Path) -> tuple[dict[str, float], pd.DataFrame]:
     return metrics, predictions.loc[predictions["true_emotion"] != "", ["emotion", "true_emotion"]]
 
 
-def confusion_rate(predictions: pd.DataFrame, pair: Pair) -> float:
-    """Share of the clips of either emotion that are taken for the other; NaN without such clips."""
-    either = predictions[predictions["true_emotion"].isin(pair)]
-    return float((either["emotion"].isin(pair) & (either["emotion"] != either["true_emotion"])).mean())
-
-
-def most_confused(predictions: pd.DataFrame, num_pairs: int = NUM_PAIRS) -> list[Pair]:
-    """The pairs of true emotions with the highest [`confusion_rate`], the highest first; ties in order of names."""
-    pairs = combinations(sorted(predictions["true_emotion"].unique()), 2)
-    return sorted(pairs, key=lambda pair: -confusion_rate(predictions, pair))[:num_pairs]
+def pair_rates(predictions: pd.DataFrame) -> dict[Pair, float]:
+    """By pair of true emotions, in order of names: the share of their clips that are taken for the other."""
+    present = sorted(predictions["true_emotion"].unique())
+    others = sorted(set(predictions["emotion"]) - set(present))
+    truth, found = predictions["true_emotion"], predictions["emotion"]
+    rates = pair_confusion(confusion_matrix(truth, found, labels=present + others))
+    return {(present[i], present[j]): float(rates[i, j]) for i, j in combinations(range(len(present)), 2)}
 
 
 def compare(baseline: Sequence[Path], other: Sequence[Path]) -> pd.DataFrame:
@@ -55,12 +55,13 @@ def compare(baseline: Sequence[Path], other: Sequence[Path]) -> pd.DataFrame:
     baseline's runs, taken together, confuse most.
     """
     groups = {"baseline": [read_run(folder) for folder in baseline], "other": [read_run(folder) for folder in other]}
-    pairs = most_confused(pd.concat([predictions for _, predictions in groups["baseline"]]))
+    rates = pair_rates(pd.concat([predictions for _, predictions in groups["baseline"]]))
+    pairs = sorted(rates, key=lambda pair: -rates[pair])[:NUM_PAIRS]
     columns = {}
     for name, runs in groups.items():
         rows = [
             {metric: metrics.get(metric) for metric in METRICS}
-            | {f"confused: {' / '.join(pair)}": confusion_rate(predictions, pair) for pair in pairs}
+            | {f"confused: {' / '.join(pair)}": pair_rates(predictions).get(pair) for pair in pairs}
             for metrics, predictions in runs
         ]
         table = pd.DataFrame(rows, dtype=float)

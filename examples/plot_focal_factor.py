@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -11,7 +12,13 @@ FOCUS = 2.0
 BATCH_SIZES = (8, 16, 32, 64, 128, 512)
 TEMPERATURES = (0.05, 0.1, 0.2, 0.8)
 DEFAULT, PUBLISHED = 0.1, (0.8, 1.4)
-STYLE = {"svg.hashsalt": "focal_factor", "font.size": 12, "axes.grid": True, "grid.alpha": 0.3, "lines.linewidth": 2}
+STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "focal_factor",
+    "font.size": 12,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "lines.linewidth": 2,
+}
 
 
 def focal_factor(

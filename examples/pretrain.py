@@ -239,7 +239,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     transformers.logging.set_verbosity_warning()
     try:
-        parser = HfArgumentParser((ScriptArguments, PretrainingArguments), description=__doc__)
+        groups: Any = (ScriptArguments, PretrainingArguments)
+        parser = HfArgumentParser(groups, description=__doc__)
         pretrain(*parser.parse_args_into_dataclasses(argv, look_for_args_file=False))
     except ValueError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -106,7 +107,7 @@ def measure(folder: Path, manifests: Sequence[str], max_seconds: float, batch_si
     labels = LabelNames(model.config.emotion_labels, model.config.gender_labels)
     rows = {}
     with tempfile.TemporaryDirectory() as scratch:
-        quiet = {"report_to": "none", "disable_tqdm": True}
+        quiet: dict[str, Any] = {"report_to": "none", "disable_tqdm": True}
         args = SerMtlTrainingArguments(scratch, per_device_eval_batch_size=batch_size, **quiet)
         trainer = SerMtlTrainer(model, args, processor, data_collator=SerMtlCollator(processor))
         for name, degrade in {"clean": None, **conditions(split)}.items():

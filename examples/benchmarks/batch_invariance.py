@@ -64,7 +64,12 @@ BACKBONES |= {
 
 def small_model(name: str, **backbone: Any) -> SerMtlModel:
     """A small model in eval() with random weights and unequal layer mixtures on one of `BACKBONES`."""
-    heads = {"fusion_hidden_size": 16, "attention_pooling_size": 8, "fusion_dropout": 0.0, "num_speakers": 4}
+    heads: dict[str, Any] = {
+        "fusion_hidden_size": 16,
+        "attention_pooling_size": 8,
+        "fusion_dropout": 0.0,
+        "num_speakers": 4,
+    }
     torch.manual_seed(0)
     model = SerMtlModel(SerMtlConfig(BACKBONES[name] | backbone, **heads)).eval()
     torch.nn.init.normal_(model.layer_mixture.weight)

@@ -119,10 +119,10 @@ def saved_bytes(forward: Callable[[], object], model: nn.Module) -> int:
     own = {StorageWeakRef(tensor.untyped_storage()) for tensor in (*model.parameters(), *model.buffers())}
     sizes: dict[StorageWeakRef, int] = {}
 
-    def count(tensor: Tensor) -> None:
+    def count(tensor: Tensor) -> Any:
         sizes[StorageWeakRef(tensor.untyped_storage())] = tensor.untyped_storage().nbytes()
 
-    with as_on_a_gpu(), torch.autograd.graph.saved_tensors_hooks(count, lambda _: None):
+    with as_on_a_gpu(), torch.autograd.graph.saved_tensors_hooks(count, lambda nothing: nothing):
         forward()
     return sum(size for storage, size in sizes.items() if storage not in own)
 

@@ -1,6 +1,7 @@
 """BEST-RQ: an encoder learns which random codeword lies nearest to the input frames that it does not see."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +60,7 @@ class BestRqModel(nn.Module):
         num_codebooks (`int`), codebook_size (`int`): as in [`RandomProjectionQuantizer`].
     """
 
+    encoder: Any
     most_common: Tensor
 
     def __init__(self, encoder: PreTrainedModel, num_codebooks: int = 4, codebook_size: int = 512) -> None:

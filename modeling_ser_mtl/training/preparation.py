@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..data import scan_cache
@@ -28,12 +29,12 @@ logger = logging.getLogger(__name__)
 MIN_SECONDS = 0.1
 
 
-def starting_checkpoint(args: SerMtlTrainingArguments) -> str | None:
+def starting_checkpoint(args: TrainingArguments) -> str | None:
     """
     The checkpoint that `--resume_from_checkpoint` names (`True`: the last one in the output folder); None starts anew.
 
     Args:
-        args ([`SerMtlTrainingArguments`]): name the output folder and the checkpoint.
+        args (`TrainingArguments`): name the output folder and the checkpoint.
 
     Raises:
         InputError: there is no such checkpoint, or a new training would write into a folder that has files.
