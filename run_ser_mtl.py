@@ -84,7 +84,10 @@ def run(
     counts = None
     if args.do_train:
         warn_about_labels(tables, config.tasks, labels)
-        choose_best_metric(args, config.tasks, tables["validation"])
+        if "validation" in tables:
+            choose_best_metric(args, config.tasks, tables["validation"])
+        elif chooses_prior_correction:
+            raise InputError("--prior_correction auto: validation speakers choose it; give a number or hold some out")
         counts = datasets["train"].class_counts
     processor = build_processor(model_args, config, datasets.get("train"))
     check_max_seconds(processor, data_args.max_seconds)
@@ -114,7 +117,7 @@ def run(
         skipped.drop(columns="split").to_csv(output_dir / "skipped.csv", index=False)
     if args.do_train:
         result = trainer.train(resume_from_checkpoint=checkpoint)
-        if args.calibrate and "emotion" in config.tasks:
+        if args.calibrate and "emotion" in config.tasks and "validation" in datasets:
             calibrate(trainer, datasets["validation"], chooses_prior_correction)
         trainer.save_model(_internal_call=True)  # without a push: that comes last, with the results
         trainer.save_metrics("train", result.metrics)

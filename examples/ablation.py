@@ -112,7 +112,7 @@ class Run:
             argv += ["--test_file", str(corpora / protocol.test_manifest)]
         argv += ["--seed", str(self.seed), "--fold", str(self.fold), "--save_total_limit", "1"]
         argv += [*protocol.options, *options]
-        return argv + (["--do_predict", "False"] if mode == "choose" else [])
+        return argv + (["--do_eval", "True", "--do_predict", "False"] if mode == "choose" else [])
 
 
 def main() -> None:

@@ -112,7 +112,6 @@ def choose_clips(args: ScriptArguments) -> tuple[Split, list[str]]:
         fold_column=args.fold_column,
         validation_speakers=0.0,
         seed=0,
-        needs_validation=False,
     )
     tables = [splits[name].table for name in ("train", "validation") if name in splits]
     if args.extra_file:

@@ -146,7 +146,6 @@ def split_by_speaker(
     fold: int,
     validation_speakers: float,
     seed: int,
-    needs_validation: bool,
     stratify_folds: bool = False,
     fold_column: str | None = None,
     allow_shared_speakers: bool = False,
@@ -159,10 +158,9 @@ def split_by_speaker(
         num_folds (`int`, *optional*), fold (`int`): cross-validation, see [`~data.splits.speaker_folds`].
         stratify_folds (`bool`): folds of speakers with alike emotions, see [`~data.splits.stratified_speaker_folds`].
         fold_column (`str`, *optional*): folds by a column in place of `num_folds`, see [`~data.splits.group_folds`].
-        validation_speakers (`float`): share of the speakers to hold out, in (0, 1), see
-            [`~data.splits.hold_out_speakers`].
+        validation_speakers (`float`): share of the training speakers to hold out where no validation set is given, in
+            [0, 1), 0 for nobody, see [`~data.splits.hold_out_speakers`].
         seed (`int`): seed of the hold-out.
-        needs_validation (`bool`): whether there must be a validation set.
         allow_shared_speakers (`bool`): whether the given sets may share speakers.
 
     Returns:
@@ -194,7 +192,7 @@ def split_by_speaker(
     if not allow_shared_speakers:
         for first, second in combinations([name for name in SPLITS if name in splits], 2):
             check_disjoint_speakers(splits[first].table, splits[second].table, second)
-    if needs_validation and "validation" not in splits and "train" in splits:
+    if validation_speakers != 0 and "validation" not in splits and "train" in splits:
         train, held_out = hold_out_speakers(splits["train"].table, validation_speakers, seed)
         splits["validation"], splits["train"] = splits["train"].take(held_out), splits["train"].take(train)
     return splits

@@ -134,7 +134,8 @@ class DataArguments:
         metadata={"help": "Train on the small synthetic corpus, spoken by eSpeak NG (needs the extra `quickstart`)."},
     )
     validation_speakers: float = field(
-        default=0.15, metadata={"help": "Share of the training speakers held out, where no validation set is given."}
+        default=0.15,
+        metadata={"help": "Share of the training speakers held out where no validation set is given; 0 for nobody."},
     )
     num_folds: int | None = field(default=None, metadata={"help": "Cross-validation by speaker: number of folds."})
     fold: int = field(default=0, metadata={"help": "The fold that is the test set, from 0."})

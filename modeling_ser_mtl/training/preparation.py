@@ -27,6 +27,12 @@ from .arguments import DataArguments, SerMtlTrainingArguments
 logger = logging.getLogger(__name__)
 
 MIN_SECONDS = 0.1
+# What else makes a set that is missing, or does without it.
+OTHERWISE = {
+    "train": "",
+    "validation": " or --validation_speakers above 0 (or --eval_strategy no and --load_best_model_at_end False)",
+    "test": " or --num_folds",
+}
 
 
 def starting_checkpoint(args: TrainingArguments) -> str | None:
@@ -124,19 +130,19 @@ def prepare_splits(
         splits,
         num_folds=args.num_folds,
         fold=args.fold,
-        validation_speakers=args.validation_speakers,
+        validation_speakers=args.validation_speakers if do_train or do_eval else 0.0,
         seed=seed,
-        needs_validation=do_train or do_eval,
         stratify_folds=args.stratify_folds,
         fold_column=args.fold_column,
         allow_shared_speakers=args.allow_shared_speakers,
     )
     if not args.streaming:  # files are compared by their content
         check_leaks(splits, args.allow_shared_speakers)
-    wanted = {"train": do_train, "validation": do_train or do_eval, "test": do_predict}
+    validates = do_eval or (do_train and "validation" in splits)
+    wanted = {"train": do_train, "validation": validates, "test": do_predict}
     for name, flag in wanted.items():
         if flag and name not in splits:
-            raise InputError(f"the data has no {name} set; give --{name}_file" + " or --num_folds" * (name == "test"))
+            raise InputError(f"the data has no {name} set; give --{name}_file{OTHERWISE[name]}")
     splits = {name: split for name, split in splits.items() if wanted[name]}
     if do_train:
         splits["train"] = _drop_unlabelled(splits["train"], required)

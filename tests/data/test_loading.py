@@ -12,7 +12,7 @@ from modeling_ser_mtl.data.loading import (
     split_by_speaker,
 )
 
-HOLD_OUT = {"num_folds": None, "fold": 0, "validation_speakers": 0.2, "seed": 0, "needs_validation": True}
+HOLD_OUT = {"num_folds": None, "fold": 0, "validation_speakers": 0.2, "seed": 0}
 
 
 def speakers(split) -> set[str]:
@@ -72,6 +72,13 @@ def test_a_folds_test_speakers_neither_train_nor_validate(manifest) -> None:
     made = split_by_speaker(splits, **HOLD_OUT | {"num_folds": 3, "fold": 1})
     assert speakers(made["test"]) == {"s2", "s3"}
     assert not speakers(made["test"]) & (speakers(made["train"]) | speakers(made["validation"]))
+
+
+def test_nobody_is_held_out_where_no_validation_speakers_are_wanted(manifest) -> None:
+    splits = load_manifest_splits({"train": [str(manifest("a.csv", range(6)))]}, [])
+    made = split_by_speaker(splits, **HOLD_OUT | {"num_folds": 3, "fold": 1, "validation_speakers": 0.0})
+    assert made.keys() == {"train", "test"}
+    assert speakers(made["train"]) == {"s0", "s1", "s4", "s5"}
 
 
 def test_a_given_validation_set_is_kept(manifest) -> None:

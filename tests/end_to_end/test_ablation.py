@@ -92,7 +92,7 @@ def test_choosing_never_opens_a_clip_of_a_test_speaker(small_corpora, tmp_path) 
     tested = sorted(table["speaker_id"].unique())[2]
     for audio in table.loc[table["speaker_id"] == tested, "audio"]:
         (small_corpora / "emodb" / audio).write_text("no audio")
-    (tmp_path / "rows.yaml").write_text(yaml.safe_dump({"short": SHORT}))
+    (tmp_path / "rows.yaml").write_text(yaml.safe_dump({"short": [*SHORT, "--validation_speakers", "0.2"]}))
     options = ["--protocols", "emodb", "--folds", "2", "--rows_file", tmp_path / "rows.yaml"]
     options += ["--results", tmp_path / "choices.jsonl", "--output_dir", tmp_path / "outputs"]
     result = call("choose", small_corpora, *options)

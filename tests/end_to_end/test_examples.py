@@ -41,8 +41,8 @@ def run_recipe(monkeypatch, tmp_path):
     def run(recipe: str, manifest: Path, *options: str) -> dict[str, float]:
         monkeypatch.chdir(ROOT)
         argv = [f"examples/recipes/{recipe}", "--train_file", str(manifest), "--output_dir", str(tmp_path / "output")]
-        argv += ["--max_steps", "2", "--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", "2"]
-        return run_ser_mtl.run(*parse_arguments([*argv, "--save_steps", "2", "--disable_tqdm", "True", *options]))
+        argv += ["--max_steps", "2", "--eval_steps", "2", "--save_steps", "2", "--disable_tqdm", "True"]
+        return run_ser_mtl.run(*parse_arguments([*argv, *options]))
 
     return run
 
@@ -105,7 +105,7 @@ def test_the_nemo_text_recipe_tests_the_clips_that_the_manifest_names(corpora, r
 
 def test_the_auxiliary_recipe_gives_an_encoder_to_the_ravdess_recipe(corpora, run_recipe, tmp_path) -> None:
     nemo = shortened(corpora / "nemo", tmp_path / "nemo" / "manifest.csv", 6)
-    run_recipe("auxiliary.yaml", nemo, "--eval_strategy", "no", "--output_dir", str(tmp_path / "auxiliary"))
+    run_recipe("auxiliary.yaml", nemo, "--output_dir", str(tmp_path / "auxiliary"))
     ravdess = shortened(corpora / "ravdess", tmp_path / "ravdess" / "manifest.csv", 2)
     metrics = run_recipe("ravdess.yaml", ravdess, "--fold", "5", "--model_name_or_path", str(tmp_path / "auxiliary"))
     assert "predict_emotion_uar" in metrics

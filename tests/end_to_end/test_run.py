@@ -147,6 +147,33 @@ def test_calibration_can_be_left_out_and_a_prior_correction_given(command, train
     assert metrics["predict_emotion_ece"] == pytest.approx(metrics["predict_emotion_ece_uncalibrated"])
 
 
+def test_everybody_trains_where_no_speaker_is_held_out(command, manifest, tmp_path) -> None:
+    data = {"train_file": manifest("all.csv", range(6)), "num_folds": 3, "validation_speakers": 0}
+    options = {"do_train": True, "do_predict": True, "eval_strategy": "no", "load_best_model_at_end": False}
+    metrics = run_ser_mtl.run(*parse_arguments(command(**data, **options)))
+    assert names(metrics, "predict_") and not names(metrics, "eval_")
+    sets = json.loads((tmp_path / "output" / "run_facts.json").read_text())["splits"]
+    assert {name: facts["speakers"] for name, facts in sets.items()} == {"train": 4, "test": 2}
+    assert json.loads((tmp_path / "output" / "config.json").read_text())["emotion_temperature"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "--validation_speakers above 0"),
+        ({"eval_strategy": "no", "load_best_model_at_end": False, "prior_correction": "auto"}, "--prior_correction"),
+    ],
+)
+def test_what_validation_speakers_are_for_is_told_where_there_are_none(
+    command, manifest, capsys, options, says
+) -> None:
+    data = {"train_file": manifest("all.csv", range(6)), "validation_speakers": 0, "do_train": True}
+    with pytest.raises(SystemExit, match="2"):
+        run_ser_mtl.main(command(**data, **options))
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ") and says in last
+
+
 def test_a_correction_cannot_be_chosen_without_training(command, train, tmp_path, capsys) -> None:
     for options in ({"do_train": False}, {"calibrate": False}, {"tasks": "gender"}):
         with pytest.raises(SystemExit, match="2"):
