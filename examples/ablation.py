@@ -4,7 +4,8 @@ Which part of the method helps, on real speech: every row of `ablation_rows.yaml
     python examples/ablation.py run CORPORA --protocols ravdess --rows ce full --seeds 1 2 3 --processes 2
     python examples/ablation.py ensemble --protocols ravdess --rows full --seeds 1 2 3
     python examples/ablation.py choose CORPORA --protocols ravdess --folds 0 1 3 4
-    python examples/ablation.py report --figures docs
+    python examples/ablation.py report --figures figures
+    python examples/ablation.py report --results docs/results.jsonl
 
 A finished run is a line of the results file and never runs again; an interrupted one goes on from its last checkpoint:
 give the same command again. `ensemble` adds the mean of the seeds' probabilities as a row, from the folders that `run`
@@ -91,6 +92,17 @@ SET = {"run": "predict", "choose": "eval"}
 
 
 @dataclass(frozen=True)
+class Row:
+    """
+    A row of the table: the options that it adds to the recipe, in which `{fold}` is the fold, and the protocols that it
+    is for, e.g. those whose test speakers its encoder has not heard.
+    """
+
+    options: list[str]
+    protocols: list[str]
+
+
+@dataclass(frozen=True)
 class Run:
     """One training: a row of the table, on a fold of a protocol, under a seed."""
 
@@ -100,8 +112,9 @@ class Run:
     fold: int
 
     def folder(self, output_dir: Path, mode: str, options: Sequence[str]) -> Path:
-        """Its folder, named after its options, too, so that an interrupted run does not go on with others."""
-        key = hashlib.sha256(json.dumps(options).encode()).hexdigest()[:8]
+        """Its folder, named after recipe and options, too, so that an interrupted run does not go on with others."""
+        settings = [read_recipe(self.protocol), PROTOCOLS[self.protocol].options, options]
+        key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         return output_dir / mode / self.protocol / self.row / f"seed-{self.seed}" / f"fold-{self.fold}" / key
 
     def command_line(self, corpora: Path, options: Sequence[str], mode: str) -> list[str]:
@@ -111,7 +124,7 @@ class Run:
         if protocol.test_manifest is not None:
             argv += ["--test_file", str(corpora / protocol.test_manifest)]
         argv += ["--seed", str(self.seed), "--fold", str(self.fold), "--save_total_limit", "1"]
-        argv += [*protocol.options, *options]
+        argv += [*protocol.options, *(option.replace("{fold}", str(self.fold)) for option in options)]
         return argv + (["--do_eval", "True", "--do_predict", "False"] if mode == "choose" else [])
 
 
@@ -125,22 +138,25 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--folds", type=int, nargs="+", help="default: all")
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--results", type=Path, help="default: docs/results.jsonl, of choose docs/choices.jsonl")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/ablation"))
+    parser.add_argument("--results", type=Path, help="default: results.jsonl there, of choose choices.jsonl")
     parser.add_argument("--baseline", default="ce", help="with report: row that the others are compared with (ce)")
     parser.add_argument("--figures", type=Path, help="with report: folder that receives ablation-<protocol>.svg")
     args = parser.parse_args()
     results, rows = ("choices", "choice_rows") if args.mode == "choose" else ("results", "ablation_rows")
-    args.results = args.results or HERE.parent / "docs" / f"{results}.jsonl"
+    args.results = args.results or args.output_dir / f"{results}.jsonl"
     args.rows_file = args.rows_file or HERE / f"{rows}.yaml"
     try:
         if args.mode == "report":
             lines = read_results(args.results)
+            if not lines:
+                raise InputError(f"--results {args.results}: no finished runs; `run` makes them")
             there = dict.fromkeys(line["row"] for line in lines)
             if args.baseline not in {"ce", *there}:
                 raise InputError(f"--baseline {args.baseline}: not in {args.results}; there are {', '.join(there)}")
             print(report(lines, args.baseline))
             for protocol in EMOTION_PROTOCOLS if args.figures else ():
+                args.figures.mkdir(parents=True, exist_ok=True)
                 of_protocol = [line for line in lines if line["protocol"] == protocol and "confusions" in line]
                 if of_protocol:
                     draw(of_protocol).savefig(args.figures / f"ablation-{protocol}.svg", metadata={"Date": None})
@@ -161,6 +177,9 @@ def run_all(args: argparse.Namespace) -> None:
         raise InputError(f"--folds {' '.join(map(str, args.folds))}: {', '.join(args.protocols)} have 0 to {most - 1}")
     if args.corpora is None:
         raise InputError("give the folder of the corpora")
+    for row, protocol in product(args.rows or [], args.protocols):
+        if protocol not in rows[row].protocols:
+            raise InputError(f"--rows {row}: not for {protocol}; {args.rows_file} says why")
     # Seed by seed and fold by fold, so that the rows can be compared early.
     wanted = [
         Run(protocol, row, seed, fold)
@@ -168,54 +187,79 @@ def run_all(args: argparse.Namespace) -> None:
         for fold in range(PROTOCOLS[protocol].num_folds)
         if args.folds is None or fold in args.folds
         for row in args.rows or rows
+        if protocol in rows[row].protocols
     ]
-    done = set()
-    for line in read_results(args.results):
-        run = Run(*(line[name] for name in ("protocol", "row", "seed", "fold")))
-        if run in wanted and line["options"] != rows[run.row]:
-            raise InputError(
-                f"{args.results}: the runs of {run.row} there had the options {' '.join(line['options'])}; give this "
-                "row another name or the results another file"
-            )
-        done.add(run)
-    runs = {run.folder(args.output_dir, args.mode, rows[run.row]): run for run in wanted if run not in done}
-    commands = {path: run.command_line(args.corpora, rows[run.row], args.mode) for path, run in runs.items()}
+    done, code = finished(args.results, wanted, rows), commit()
+    runs = {run.folder(args.output_dir, args.mode, rows[run.row].options): run for run in wanted if run not in done}
+    commands = {path: run.command_line(args.corpora, rows[run.row].options, args.mode) for path, run in runs.items()}
     args.results.parent.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(wanted), initial=len(wanted) - len(runs), desc="Runs", unit="run") as progress:
         for path in finish_runs(commands, args.processes):
-            line = vars(runs[path]) | {"options": rows[runs[path].row]} | read_run(path, args.mode)
-            append(args.results, line)
+            append(args.results, start_line(runs[path], rows, code) | read_run(path, args.mode))
             progress.update()
 
 
 def add_ensembles(args: argparse.Namespace) -> None:
     """Adds a line for each fold whose runs of all seeds left predictions; its seed is 0."""
+    if args.rows is None or len(args.seeds) < 2:
+        raise InputError("ensemble: give --rows of emotions, and two or more --seeds")
     rows = read_rows(args)
-    done = {Run(*(line[name] for name in ("protocol", "row", "seed", "fold"))) for line in read_results(args.results)}
-    for protocol, row in product(args.protocols, args.rows or rows):
-        for fold in range(PROTOCOLS[protocol].num_folds) if args.folds is None else args.folds:
-            together = Run(protocol, f"{row}, {len(args.seeds)} seeds averaged", 0, fold)
-            if together not in done:
-                runs = [Run(protocol, row, seed, fold) for seed in args.seeds]
-                folders = [run.folder(args.output_dir, "run", rows[row]) for run in runs]
-                average = average_predictions([read_emotion_predictions(path / "predictions.csv") for path in folders])
-                seconds = sum(read_metrics(path)["train_runtime"] for path in folders)
-                line = {"metrics": known_emotion_metrics(average), "train_seconds": seconds, "commit": commit()}
-                append(args.results, vars(together) | {"options": rows[row]} | line | confusions_of(average.table))
+    name = f"{{}}, seeds {' '.join(map(str, args.seeds))} averaged"
+    rows |= {name.format(row): rows[row] for row in args.rows}
+    wanted = {
+        Run(protocol, name.format(row), 0, fold): [Run(protocol, row, seed, fold) for seed in args.seeds]
+        for protocol, row in product(args.protocols, args.rows)
+        for fold in (range(PROTOCOLS[protocol].num_folds) if args.folds is None else args.folds)
+    }
+    done = finished(args.results, list(wanted), rows)
+    for together, runs in wanted.items():
+        if together not in done:
+            folders = [run.folder(args.output_dir, "run", rows[run.row].options) for run in runs]
+            average = average_predictions([read_emotion_predictions(path / "predictions.csv") for path in folders])
+            seconds = sum(read_metrics(path)["train_runtime"] for path in folders)
+            found = {"metrics": known_emotion_metrics(average), "train_seconds": seconds}
+            append(args.results, start_line(together, rows, commit()) | found | confusions_of(average.table))
 
 
-def read_rows(args: argparse.Namespace) -> dict[str, list[str]]:
-    """Options of the rows by name; an InputError where `--rows` asks for others."""
+def read_rows(args: argparse.Namespace) -> dict[str, Row]:
+    """The rows by name; an InputError where `--rows` asks for others."""
     if not args.rows_file.is_file():
         raise InputError(f"--rows_file {args.rows_file}: no such file; give a YAML file of options by row")
-    rows = {
-        row: [str(option) for option in options]
-        for row, options in yaml.safe_load(args.rows_file.read_text(encoding="utf-8")).items()
-    }
+    rows = {}
+    for name, row in yaml.safe_load(args.rows_file.read_text(encoding="utf-8")).items():
+        values = row if isinstance(row, dict) else {"options": row}
+        rows[name] = Row([str(option) for option in values["options"]], values.get("protocols", list(PROTOCOLS)))
     unknown = [row for row in args.rows or [] if row not in rows]
     if unknown:
         raise InputError(f"--rows {unknown[0]}: not in {args.rows_file}; there are {', '.join(rows)}")
     return rows
+
+
+def read_recipe(protocol: str) -> dict[str, Any]:
+    """The settings of a protocol's recipe."""
+    return yaml.safe_load((RECIPES / f"{PROTOCOLS[protocol].recipe}.yaml").read_text(encoding="utf-8"))
+
+
+def finished(results: Path, wanted: Sequence[Run], rows: dict[str, Row]) -> set[Run]:
+    """The runs in a results file; an InputError where one that is wanted ran with other options or another recipe."""
+    done = set()
+    for line in read_results(results):
+        run = Run(*(line[name] for name in ("protocol", "row", "seed", "fold")))
+        if run in wanted and line["options"] != rows[run.row].options:
+            raise InputError(
+                f"{results}: the runs of {run.row} there had the options {' '.join(line['options'])}; give this row "
+                "another name or the results another file"
+            )
+        # The first results did not keep their recipe.
+        if run in wanted and line.get("recipe", read_recipe(run.protocol)) != read_recipe(run.protocol):
+            raise InputError(f"{results}: the recipe of {run.protocol} has changed; give the results another file")
+        done.add(run)
+    return done
+
+
+def start_line(run: Run, rows: dict[str, Row], code: str) -> dict[str, Any]:
+    """What a line of the results file says about how the run was made; `code` is the commit."""
+    return vars(run) | {"options": rows[run.row].options, "recipe": read_recipe(run.protocol), "commit": code}
 
 
 def read_metrics(folder: Path) -> dict[str, float]:
@@ -224,11 +268,11 @@ def read_metrics(folder: Path) -> dict[str, float]:
 
 
 def read_run(folder: Path, mode: str) -> dict[str, Any]:
-    """What the results file keeps of a finished run: metrics of its set, seconds, confusions by speaker, commit."""
+    """What the results file keeps of what a run found: metrics of its set, seconds, confusions by speaker."""
     metrics = read_metrics(folder)
     prefix = SET[mode] + "_"
     kept = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
-    found: dict[str, Any] = {"metrics": kept, "train_seconds": metrics["train_runtime"], "commit": commit()}
+    found: dict[str, Any] = {"metrics": kept, "train_seconds": metrics["train_runtime"]}
     return found | confusions_of(pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False))
 
 
@@ -282,23 +326,26 @@ def _tables(lines: Sequence[dict[str, Any]], num_folds: int, baseline: str) -> I
     rows = {row: [line for line in lines if line["row"] == row] for row in dict.fromkeys(line["row"] for line in lines)}
     yield _markdown(pd.DataFrame([_row(found, rows.get(baseline, []), num_folds) for found in rows.values()]))
     emotional = {row: found for row, found in rows.items() if "confusions" in found[0]}
+    classes: list[str] = next((found[0]["classes"] for found in emotional.values()), [])
     totals = {
         row: np.sum([matrix for line in found for matrix in line["confusions"].values()], axis=0)
         for row, found in emotional.items()
+        if found[0]["classes"] == classes
     }
     if totals:
-        classes = next(iter(emotional.values()))[0]["classes"]
+        yield "UAR: mean of the folds. Interval, difference and p: of the mean over test speakers."
         by_class = pd.DataFrame({row: recalls(total) for row, total in totals.items()}, index=classes).T
         yield "Recall of each emotion:"
         yield _markdown(by_class.reset_index(names="row"))
-        first = pair_confusion(totals.get(baseline, next(iter(totals.values()))))
+        first = baseline if baseline in totals else next(iter(totals))
+        rates = pair_confusion(totals[first])
         upper = np.stack(np.triu_indices(len(classes), k=1), axis=1)
-        pairs = sorted(upper.tolist(), key=lambda pair: -first[tuple(pair)])[:3]
+        pairs = sorted(upper.tolist(), key=lambda pair: -rates[tuple(pair)])[:3]
         table = {
             row: {f"{classes[i]} / {classes[j]}": pair_confusion(total)[i, j] for i, j in pairs}
             for row, total in totals.items()
         }
-        yield "Clips of two emotions taken for each other, of the three pairs that the first row confuses most:"
+        yield f"Clips of two emotions taken for each other, of the three pairs that {first} confuses most:"
         yield _markdown(pd.DataFrame(table).T.reset_index(names="row"))
 
 
@@ -313,24 +360,35 @@ def _row(lines: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]], nu
         means = [np.mean(uars) for uars in by_seed if len(uars) == num_folds]
         cells["std of seeds"] = np.std(means, ddof=1) if len(means) > 1 else np.nan
         values = speaker_uars(lines)
+        cells["speakers"] = len(values)
         if len(values) > 1:
             cells["95 % interval"] = "{:.3f} to {:.3f}".format(*bootstrap_interval(list(values.values())))
-        before = speaker_uars([line for line in baseline if line["fold"] in folds and line["row"] != row])
-        shared = {speaker: values[speaker] for speaker in values if speaker in before}
-        if len(shared) > 1:
-            gains = [uar - before[speaker] for speaker, uar in shared.items()]
+        # The folds and speakers of both: where speakers validate, one may be in several folds, and the seed draws them.
+        shared = folds & {line["fold"] for line in baseline if line["row"] != row}
+        after, before = (speaker_uars([x for x in found if x["fold"] in shared]) for found in (lines, baseline))
+        both = sorted(after.keys() & before.keys())
+        if len(both) > 1:
+            after, before = ({speaker: uars[speaker] for speaker in both} for uars in (after, before))
+            gains = [after[speaker] - before[speaker] for speaker in both]
             cells[f"against {baseline[0]['row']}"] = f"{np.mean(gains):+.3f}"
             cells["interval of it"] = "{:+.3f} to {:+.3f}".format(*bootstrap_interval(gains))
-            cells["p"] = paired_p_value(shared, {speaker: before[speaker] for speaker in shared})
+            cells["p"] = paired_p_value(after, before)
     cells |= {name: metrics[name].mean() for name in OTHER_METRICS if name in metrics}
     # Of a run that was interrupted, those since it went on.
     cells["minutes a fold"] = f"{np.mean([line['train_seconds'] for line in lines]) / 60:.1f}"
-    return cells if len(lines) == len(seeds) * num_folds else cells | {"row": f"{row} (some folds)"}
+    return cells | {"row": row_title(lines)}
+
+
+def row_title(lines: Sequence[dict[str, Any]]) -> str:
+    """Name of the row of which these are the runs, with a mark where folds of a seed are missing."""
+    complete = len(lines) == len({line["seed"] for line in lines}) * PROTOCOLS[lines[0]["protocol"]].num_folds
+    return lines[0]["row"] if complete else f"{lines[0]['row']} (some folds)"
 
 
 def draw(lines: Sequence[dict[str, Any]]) -> Figure:
     """UAR of each row with its interval over speakers, in the order of the file; the runs must be of one protocol."""
-    rows = {line["row"]: speaker_uars([x for x in lines if x["row"] == line["row"]]) for line in lines}
+    by_row = [[x for x in lines if x["row"] == row] for row in dict.fromkeys(line["row"] for line in lines)]
+    rows = {row_title(found): speaker_uars(found) for found in by_row}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8, 1.2 + 0.35 * len(rows)), layout="constrained", facecolor="white")
         axes = figure.add_subplot()

@@ -15,7 +15,7 @@ run that follows, no audio of its test speakers is heard: not in the weights, no
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from modeling_ser_mtl.data.leaks import check_leaks
 from modeling_ser_mtl.data.loading import Split, drop_unusable, load_manifest_splits, split_by_speaker
 from modeling_ser_mtl.data.manifest import LABEL_COLUMNS, add_speakers, read_manifests
 from modeling_ser_mtl.data.scan_cache import ScanCache, default_folder
+from modeling_ser_mtl.processing_ser_mtl import trim_silence
 from modeling_ser_mtl.training.arguments import ModelArguments
 from modeling_ser_mtl.training.best_rq import BestRqModel
 from modeling_ser_mtl.training.builders import STATISTICS_CLIPS, build_feature_extractor, load_config
@@ -80,6 +81,9 @@ class ScriptArguments:
     fold: int | None = field(default=None, metadata={"help": "The fold whose speakers are left out, from 0."})
     validation_clips: float = field(default=0.05, metadata={"help": "Share of the clips that only evaluate."})
     max_seconds: float = field(default=20.0, metadata={"help": "Longer clips are cut."})
+    trim_db: float | None = field(
+        default=None, metadata={"help": "As in run_ser_mtl.py: cut the silence at both ends of clips."}
+    )
     mask_time_prob: float = field(default=0.5, metadata={"help": "Share of the frames to mask; overlaps make it less."})
     mask_time_length: int = field(default=10, metadata={"help": "Frames of a masked span."})
     num_codebooks: int = field(default=4, metadata={"help": "Random codebooks of BEST-RQ."})
@@ -177,12 +181,16 @@ def pretrain(args: ScriptArguments, training: PretrainingArguments) -> dict[str,
         logger.warning("%s row %s is skipped: %s", row["manifest"], row["row"], row["reason"])
     if not len(clips):
         raise InputError("no clip can be used; check the manifests and folders")
-    feature_extractor = build_feature_extractor(model_args, config, load_evenly(clips.audio, STATISTICS_CLIPS))
+    waveforms: Iterable[np.ndarray] = load_evenly(clips.audio, STATISTICS_CLIPS)
+    if args.trim_db is not None:
+        waveforms = (trim_silence(waveform, args.trim_db) for waveform in waveforms)
+    feature_extractor = build_feature_extractor(model_args, config, waveforms)
     items = load_inputs(
         clips.audio,
         feature_extractor,
         args.max_seconds,
         lambda length: model.encoder._get_feat_extract_output_lengths(length) >= args.mask_time_length,
+        args.trim_db,
     )
     order = np.random.default_rng(training.seed).permutation(len(items))
     num_validation = max(1, round(args.validation_clips * len(items)))

@@ -15,6 +15,7 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 from ..audio_ser_mtl import window_bounds
 from ..data.audio import SAMPLING_RATE, load_audio
 from ..data.errors import InputError
+from ..processing_ser_mtl import trim_silence
 from .best_rq import sum_per_clip
 
 
@@ -47,7 +48,11 @@ class PretrainingArguments(TrainingArguments):
 
 
 def load_inputs(
-    audio: Sequence[str | bytes], feature_extractor: Any, max_seconds: float, is_long_enough: Callable[[int], bool]
+    audio: Sequence[str | bytes],
+    feature_extractor: Any,
+    max_seconds: float,
+    is_long_enough: Callable[[int], bool],
+    trim_db: float | None = None,
 ) -> list[dict[str, np.ndarray]]:
     """
     The encoder's input of every clip, made once, under a progress bar, and kept in half precision: 58 MB an hour of
@@ -58,6 +63,7 @@ def load_inputs(
         feature_extractor (`SequenceFeatureExtractor`): makes the inputs.
         max_seconds (`float`): longer clips become several items, see [`~audio_ser_mtl.window_bounds`].
         is_long_enough (`Callable`): whether an item of this length, in steps of the input, is kept.
+        trim_db (`float`, *optional*): cuts the silence at both ends first, see [`~processing_ser_mtl.trim_silence`].
 
     Returns:
         `list[dict[str, np.ndarray]]`: items with `input_features` `(num_frames, num_features)` or `input_values`
@@ -66,6 +72,8 @@ def load_inputs(
     name, items = feature_extractor.model_input_names[0], []
     for source in tqdm(audio, desc="Making inputs", unit="clip"):
         waveform = load_audio(source)
+        if trim_db is not None:
+            waveform = trim_silence(waveform, trim_db)
         for start, end in window_bounds(len(waveform), round(max_seconds * SAMPLING_RATE)):
             inputs = feature_extractor(waveform[start:end], sampling_rate=SAMPLING_RATE, return_attention_mask=False)
             item = np.asarray(inputs[name][0], dtype=np.float16)

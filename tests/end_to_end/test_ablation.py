@@ -6,6 +6,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,11 @@ def test_a_run_is_a_line_of_the_results_and_is_not_made_twice(small_corpora, tmp
     assert len(results.read_text().splitlines()) == 1
     assert not (tmp_path / "outputs").exists()
 
+    results.write_text(json.dumps(line | {"recipe": line["recipe"] | {"num_train_epochs": 1}}) + "\n")
+    changed = call("run", small_corpora, *options)
+    assert changed.returncode == 2 and "the recipe of emodb has changed" in changed.stderr
+
+    results.write_text(json.dumps(line) + "\n")
     (tmp_path / "rows.yaml").write_text(yaml.safe_dump({"ce": ["--tasks", "emotion", "--swfc_weight", 0.9]}))
     other = call("run", small_corpora, *options)
     assert other.returncode == 2
@@ -67,12 +73,13 @@ def test_an_ensemble_is_a_row_with_the_mean_of_the_probabilities_of_its_seeds(sm
     (tmp_path / "rows.yaml").write_text(yaml.safe_dump({"ce": ["--tasks", "emotion", *SHORT]}))
     options = ["--protocols", "emodb", "--folds", "2", "--rows_file", tmp_path / "rows.yaml", "--seeds", "1", "2"]
     options += ["--results", tmp_path / "results.jsonl", "--output_dir", tmp_path / "outputs"]
+    options += ["--rows", "ce"]
     for mode in (["run", small_corpora], ["ensemble"], ["ensemble"]):
         result = call(*mode, *options)
         assert result.returncode == 0, result.stderr
     *alone, together = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert len(alone) == 2
-    assert (together["row"], together["seed"], together["fold"]) == ("ce, 2 seeds averaged", 0, 2)
+    assert (together["row"], together["seed"], together["fold"]) == ("ce, seeds 1 2 averaged", 0, 2)
     tables = [pd.read_csv(path) for path in tmp_path.glob("outputs/run/emodb/ce/seed-*/fold-2/*/predictions.csv")]
     probabilities = sum(table.filter(like="p_") for table in tables)
     predicted = probabilities.idxmax(axis=1).str.removeprefix("p_")
@@ -107,7 +114,10 @@ def test_choosing_never_opens_a_clip_of_a_test_speaker(small_corpora, tmp_path) 
     [
         (["run", "corpora", "--rows", "fulll"], "--rows fulll: not in"),
         (["run"], "give the folder of the corpora"),
-        (["report", "--baseline", "fulll"], "--baseline fulll: not in"),
+        (["report", "--results", "none.jsonl"], "none.jsonl: no finished runs"),
+        (["report", "--results", EXAMPLES.parent / "docs" / "results.jsonl", "--baseline", "fulll"], "fulll: not in"),
+        (["ensemble", "--rows", "ce"], "two or more --seeds"),
+        (["run", "corpora", "--protocols", "nemo", "--rows", "full_from_auxiliary"], "not for nemo"),
         (["run", "corpora", "--folds", "10"], "--folds 10: .* have 0 to 9"),
         (["run", "corpora", "--rows_file", "none.yaml"], "none.yaml: no such file"),
     ],
@@ -170,18 +180,46 @@ def test_a_row_is_compared_on_its_own_folds_with_any_baseline() -> None:
     assert cells["row"] == "swfc (some folds)" and cells["against full"] == "+0.100"
 
 
+def test_a_row_is_compared_on_the_folds_of_a_baseline_that_has_fewer() -> None:
+    """A speaker who validates in several folds is recognised differently in each."""
+    lines = [make_line("full", 1, 0, 5), make_line("swfc", 1, 0, 6), make_line("swfc", 1, 1, 9)]
+    for line in lines:
+        line["confusions"] = {name[1:]: matrix for name, matrix in line["confusions"].items()}
+    header, _, _, row = ablation["report"](lines, "full").splitlines()[2:6]
+    cells = dict(zip(*([cell.strip() for cell in line.split("|")[1:-1]] for line in (header, row)), strict=True))
+    assert cells["UAR"] == "0.750" and cells["against full"] == "+0.100"
+
+
+def test_a_row_of_other_emotions_has_no_recalls_beside_the_first() -> None:
+    other = make_line("joyless", 1, 0, 5) | {"classes": ["anger"], "confusions": {"0a": [[1]], "0b": [[1]]}}
+    table = ablation["report"]([make_line("ce", 1, 0, 5), other])
+    assert table.count("joyless") == 1 and "that ce confuses most" in table
+
+
+def test_an_interrupted_run_does_not_go_on_with_another_recipe(monkeypatch) -> None:
+    run = ablation["Run"]("emodb", "ce", 1, 0)
+    before = run.folder(Path("outputs"), "run", ["--tasks", "emotion"])
+    assert run.folder(Path("outputs"), "run", ["--tasks", "emotion"]) == before
+    recipe = ablation["read_recipe"]("emodb") | {"num_train_epochs": 1}
+    monkeypatch.setitem(ablation["Run"].folder.__globals__, "read_recipe", lambda protocol: recipe)
+    assert run.folder(Path("outputs"), "run", ["--tasks", "emotion"]) != before
+
+
 def test_the_figure_has_the_mean_of_every_row() -> None:
     lines = [make_line(row, 1, fold, right) for row, right in (("ce", 5), ("full", 7)) for fold in range(6)]
     (axes,) = ablation["draw"](lines).axes
     means = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
     assert means == pytest.approx([0.5, 0.7])
     assert [label.get_text() for label in axes.get_yticklabels()] == ["ce", "full"]
+    (axes,) = ablation["draw"]([*lines, make_line("swfc", 1, 0, 6)]).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["ce", "full", "swfc (some folds)"]
 
 
 @pytest.mark.parametrize("name", ["ablation_rows", "choice_rows"])
 def test_every_row_of_the_file_is_made_of_options_that_exist(name: str) -> None:
-    rows = yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())
-    for row, options in rows.items():
-        for protocol in ablation["PROTOCOLS"]:
-            argv = ablation["Run"](protocol, row, 1, 0).command_line(Path("corpora"), options, "run")
+    rows = ablation["read_rows"](Namespace(rows_file=EXAMPLES / f"{name}.yaml", rows=None))
+    for name, row in rows.items():
+        for protocol in row.protocols:
+            argv = ablation["Run"](protocol, name, 1, 0).command_line(Path("corpora"), row.options, "run")
             parse_arguments([*argv, "--output_dir", "unused"])
+            assert not any("{" in argument for argument in argv)

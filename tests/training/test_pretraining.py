@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -75,6 +76,17 @@ def test_long_clips_are_cut_and_short_ones_left_out(clips, make_wav, tmp_path) -
     audio = [str(make_wav(tmp_path / "long.wav", seconds=5)), str(make_wav(tmp_path / "short.wav", seconds=0.2))]
     items = load_inputs(audio, extractor, 2.0, lambda length: length >= 20)
     assert len(items) == 3 and sum(len(item["input_features"]) for item in items) == pytest.approx(250, abs=5)
+
+
+def test_the_silence_around_a_clip_is_cut_where_that_is_wanted(make_wav, tmp_path) -> None:
+    waveform = load_audio(str(make_wav(tmp_path / "speech.wav", seconds=1)))
+    soundfile.write(tmp_path / "silence.wav", np.pad(waveform, 16_000), 16_000)
+    extractor = LogMelFeatureExtractor(stride=2)
+    trimmed, whole = (
+        load_inputs([str(tmp_path / "silence.wav")], extractor, 20.0, lambda length: True, trim_db)[0]["input_features"]
+        for trim_db in (30.0, None)
+    )
+    assert len(whole) == pytest.approx(150, abs=2) and len(trimmed) <= 56
 
 
 def test_the_contrastive_loss_and_what_is_right_are_those_of_transformers_and_of_a_loop(configs) -> None:
