@@ -24,10 +24,11 @@ from modeling_ser_mtl.training.arguments import DataArguments, ModelArguments, S
 from modeling_ser_mtl.training.builders import build_model, build_processor, check_max_seconds, load_config
 from modeling_ser_mtl.training.calibrate import calibrate
 from modeling_ser_mtl.training.callbacks import EpochCallback
+from modeling_ser_mtl.training.checkpoints import starting_checkpoint
 from modeling_ser_mtl.training.facts import gather_facts, given_settings
 from modeling_ser_mtl.training.labels import LABEL_COLUMN, choose_best_metric, label_names, warn_about_labels
 from modeling_ser_mtl.training.parser import parse_arguments
-from modeling_ser_mtl.training.preparation import build_dataset, check_streaming, prepare_splits, starting_checkpoint
+from modeling_ser_mtl.training.preparation import build_dataset, check_streaming, prepare_splits
 from modeling_ser_mtl.training.streaming import StreamingTrainer
 from modeling_ser_mtl.training.trainer import SerMtlTrainer
 

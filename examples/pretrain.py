@@ -46,7 +46,7 @@ from modeling_ser_mtl.processing_ser_mtl import trim_silence
 from modeling_ser_mtl.training.arguments import ModelArguments
 from modeling_ser_mtl.training.best_rq import BestRqModel
 from modeling_ser_mtl.training.builders import STATISTICS_CLIPS, build_feature_extractor, load_config
-from modeling_ser_mtl.training.preparation import starting_checkpoint
+from modeling_ser_mtl.training.checkpoints import starting_checkpoint
 from modeling_ser_mtl.training.pretraining import (
     ContrastiveModel,
     PretrainingArguments,

@@ -13,12 +13,13 @@ from typing import Any, NoReturn
 
 import pandas as pd
 from tqdm.auto import tqdm
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.columns import parse_column_mapping
 from ..data.errors import InputError
 from ..data.manifest import read_manifests
 from .arguments import DataArguments
+from .checkpoints import last_checkpoint
 from .facts import given_settings
 from .parser import parse_arguments
 
@@ -160,11 +161,16 @@ def _log(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.log")
 
 
+def _is_begun(name: str) -> bool:
+    # A checkpoint here is one that was not finished.
+    return name in BEGUN or name.startswith(PREFIX_CHECKPOINT_DIR)
+
+
 def _start_run(folder: Path, argv: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen:
     resume = []
-    if folder.is_dir() and get_last_checkpoint(folder) is not None:
+    if last_checkpoint(folder) is not None:
         resume = ["--resume_from_checkpoint", "True"]
-    elif folder.is_dir() and {path.name for path in folder.iterdir()} <= BEGUN:
+    elif folder.is_dir() and all(_is_begun(path.name) for path in folder.iterdir()):
         shutil.rmtree(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "run_ser_mtl", *argv, *resume, "--output_dir", str(folder)]

@@ -2,12 +2,9 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from transformers import TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..data import scan_cache
 from ..data.augmentation import WaveformAugmentation
@@ -33,35 +30,6 @@ OTHERWISE = {
     "validation": " or --validation_speakers above 0 (or --eval_strategy no and --load_best_model_at_end False)",
     "test": " or --num_folds",
 }
-
-
-def starting_checkpoint(args: TrainingArguments) -> str | None:
-    """
-    The checkpoint that `--resume_from_checkpoint` names (`True`: the last one in the output folder); None starts anew.
-
-    Args:
-        args (`TrainingArguments`): name the output folder and the checkpoint.
-
-    Raises:
-        InputError: there is no such checkpoint, or a new training would write into a folder that has files.
-    """
-    output_dir, source = Path(str(args.output_dir)), str(args.resume_from_checkpoint or False)
-    has_files = output_dir.is_dir() and any(output_dir.iterdir())
-    if source.lower() == "false":
-        if args.do_train and has_files:
-            resume = "continue with --resume_from_checkpoint True"
-            if get_last_checkpoint(output_dir) is None:
-                resume = "it has no checkpoint for --resume_from_checkpoint, so delete it"
-            raise InputError(f"{output_dir}: the output folder is not empty; {resume} or choose another --output_dir")
-        return None
-    if source.lower() == "true":
-        checkpoint = get_last_checkpoint(output_dir) if has_files else None
-        if checkpoint is None:
-            raise InputError(f"--resume_from_checkpoint True: {output_dir} has no checkpoint; drop the option")
-        return checkpoint
-    if not (Path(source) / "trainer_state.json").is_file():
-        raise InputError(f"--resume_from_checkpoint {source}: no checkpoint; give a folder checkpoint-<step>, or True")
-    return source
 
 
 def prepare_splits(

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from huggingface_hub import CommitInfo
 from huggingface_hub.errors import HTTPError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import Trainer
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput, get_last_checkpoint
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.training_args import ParallelMode
 
 from ..configuration_ser_mtl import SerMtlConfig
@@ -27,13 +27,14 @@ from ..losses_ser_mtl import IGNORE_INDEX
 from ..modeling_ser_mtl import SerMtlModel, SerMtlOutput, config_swfc_loss
 from ..processing_ser_mtl import SerMtlProcessor
 from .arguments import SerMtlTrainingArguments
-from .callbacks import MEMORY_FILE, EmbeddingMemoryCallback
+from .checkpoints import last_checkpoint
 from .gather import gather_with_gradient
 from .memory import EmbeddingMemory
 from .task_gradients import task_gradients
 from .weight_average import WeightAverage, WeightAverageCallback
 from .whole_clips import embedding_metrics, whole_clips
 
+MEMORY_FILE = "embedding_memory.safetensors"
 LABELS = {"emotion": "emotion_labels", "gender": "gender_labels", "speaker": "speaker_labels", "asr": "ctc_labels"}
 LOGGED_LOSSES = (*((task, task) for task in LABELS), ("swfc", "emotion"))
 
@@ -80,7 +81,6 @@ class SerMtlTrainer(Trainer):
         self.memory = None
         if args.swfc_memory_size and "emotion" in model.config.tasks:
             self.memory = EmbeddingMemory(args.swfc_memory_size, len(model.config.emotion_labels))
-            self.add_callback(EmbeddingMemoryCallback(self.memory))
         self._average = WeightAverageCallback(WeightAverage(args.ema_decay))
         if args.ema_decay:
             self.add_callback(self._average)
@@ -129,14 +129,14 @@ class SerMtlTrainer(Trainer):
         self._infeasible.zero_()
         checkpoint = resume_from_checkpoint or None
         if checkpoint is True:
-            checkpoint = get_last_checkpoint(self.args.output_dir)
+            checkpoint = last_checkpoint(Path(str(self.args.output_dir)))
         self._average.checkpoint = cast(str | None, checkpoint)
         if self.memory is not None:
             path = Path(checkpoint or "", MEMORY_FILE)
             saved = load_file(path, device=str(self.args.device)) if checkpoint and path.is_file() else {}
             self.memory.load_state_dict(saved)
         try:
-            return super().train(resume_from_checkpoint, **kwargs)
+            return super().train(checkpoint or resume_from_checkpoint, **kwargs)
         finally:
             self._num_labelled = {}
 
@@ -271,6 +271,15 @@ class SerMtlTrainer(Trainer):
             dataset_names=dataset_names,
             token=token or self.args.hub_token,
         )
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        # Before the state of the Trainer, with which a checkpoint is complete.
+        super()._save_rng_state(output_dir)
+        if self.is_world_process_zero():
+            if self.memory is not None:
+                save_file(self.memory.state_dict(), Path(output_dir, MEMORY_FILE))
+            if self.args.ema_decay:
+                self._average.save(self.model, Path(output_dir))
 
     def _get_train_sampler(self, train_dataset: SpeechDataset | None = None) -> Sampler | None:
         dataset = cast(SpeechDataset, self.train_dataset) if train_dataset is None else train_dataset

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 WEIGHTS_FILE = "training_weights.safetensors"
 STATISTICS = ("running_mean", "running_var")  # of a batch norm
@@ -82,12 +81,16 @@ class WeightAverageCallback(TrainerCallback):
     training goes on, lie beside it.
 
     Args:
-        average ([`WeightAverage`]): the same on every rank; rank 0 writes.
+        average ([`WeightAverage`]): the same on every rank.
     """
 
     def __init__(self, average: WeightAverage) -> None:
         self.average = average
         self.checkpoint: str | None = None
+
+    def save(self, model: nn.Module, checkpoint: Path) -> None:
+        """Writes the weights of `model` themselves into the folder `checkpoint`, whose model is the average."""
+        save_file({name: tensor.detach() for name, tensor in _averaged(model).items()}, checkpoint / WEIGHTS_FILE)
 
     def on_train_begin(
         self,
@@ -113,19 +116,6 @@ class WeightAverageCallback(TrainerCallback):
     ) -> None:
         """As in `TrainerCallback`: takes up the new weights of `model`."""
         self.average.update(model, state.global_step)
-
-    def on_save(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: nn.Module,
-        **kwargs: Any,
-    ) -> None:
-        """As in `TrainerCallback`: rank 0 writes the weights of `model` into the checkpoint's folder."""
-        if state.is_world_process_zero:
-            folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-            save_file({name: weight.detach() for name, weight in _averaged(model).items()}, folder / WEIGHTS_FILE)
 
     def on_train_end(
         self,

@@ -87,6 +87,13 @@ def test_resuming_gives_the_weights_of_the_run_that_was_not_stopped(command, opt
     assert histories[0] == histories[1]
 
 
+def test_a_checkpoint_is_complete_with_the_state_of_the_trainer(command, options, tmp_path) -> None:
+    run_ser_mtl.main(command(**options | STATEFUL | {"num_train_epochs": 1}))
+    files = list((tmp_path / "output" / "checkpoint-4").iterdir())
+    assert {"training_weights.safetensors", "embedding_memory.safetensors"} <= {path.name for path in files}
+    assert max(files, key=lambda path: path.stat().st_mtime_ns).name == "trainer_state.json"
+
+
 def test_a_checkpoint_can_be_named(command, options, tmp_path) -> None:
     run_ser_mtl.main(command(**options | {"num_train_epochs": 1}))
     path = tmp_path / "output" / "checkpoint-2"

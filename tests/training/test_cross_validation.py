@@ -56,13 +56,14 @@ def test_every_fold_is_tested_once_and_the_mean_is_theirs(command, capsys) -> No
 
 
 def test_the_same_command_again_finishes_what_is_missing_and_leaves_the_rest(command) -> None:
-    # Fold 0 stopped between its training and its test, fold 1 before its first checkpoint.
+    # Fold 0 stopped between its training and its test, fold 1 while it saved its first checkpoint.
     main([*command, "--folds", "0"])
     for name in ("README.md", "run_facts.json", "predictions.csv", "predict_results.json"):
         Path("outputs/fold-0", name).unlink()
     shutil.copy("outputs/fold-0/train_results.json", "outputs/fold-0/all_results.json")
     Path("outputs/fold-1/runs/events").mkdir(parents=True)
     Path("outputs/fold-1/skipped.csv").write_text("audio\n")
+    Path("outputs/fold-1/checkpoint-1").mkdir()
     main(command)
     results = [Path(f"outputs/fold-{fold}/all_results.json") for fold in range(2)]
     assert all("predict_emotion_uar" in json.loads(path.read_text()) for path in results)
