@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(EMOTION_PROTOCOLS))
     parser.add_argument("--rows", nargs="+", help="default: all of the file")
     parser.add_argument("--rows_file", type=Path, help="default: ablation_rows.yaml, of choose choice_rows.yaml")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: 1, of report all")
     parser.add_argument("--folds", type=int, nargs="+", help="default: all")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/ablation"))
@@ -148,9 +148,9 @@ def main() -> None:
     args.rows_file = args.rows_file or HERE / f"{rows}.yaml"
     try:
         if args.mode == "report":
-            lines = read_results(args.results)
+            lines = [x for x in read_results(args.results) if args.seeds is None or x["seed"] in args.seeds]
             if not lines:
-                raise InputError(f"--results {args.results}: no finished runs; `run` makes them")
+                raise InputError(f"--results {args.results}: no finished runs of these seeds; `run` makes them")
             there = dict.fromkeys(line["row"] for line in lines)
             if args.baseline not in {"ce", *there}:
                 raise InputError(f"--baseline {args.baseline}: not in {args.results}; there are {', '.join(there)}")
@@ -161,6 +161,7 @@ def main() -> None:
                 if of_protocol:
                     draw(of_protocol).savefig(args.figures / f"ablation-{protocol}.svg", metadata={"Date": None})
         else:
+            args.seeds = args.seeds or [1]
             (add_ensembles if args.mode == "ensemble" else run_all)(args)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -333,7 +334,10 @@ def _tables(lines: Sequence[dict[str, Any]], num_folds: int, baseline: str) -> I
         if found[0]["classes"] == classes
     }
     if totals:
-        yield "UAR: mean of the folds. Interval, difference and p: of the mean over test speakers."
+        yield (
+            "UAR: mean of the folds. Interval, difference and p: of the mean over test speakers; of fewer than ten or so "
+            "the interval is too narrow."
+        )
         by_class = pd.DataFrame({row: recalls(total) for row, total in totals.items()}, index=classes).T
         yield "Recall of each emotion:"
         yield _markdown(by_class.reset_index(names="row"))
@@ -367,6 +371,8 @@ def _row(lines: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]], nu
         shared = folds & {line["fold"] for line in baseline if line["row"] != row}
         after, before = (speaker_uars([x for x in found if x["fold"] in shared]) for found in (lines, baseline))
         both = sorted(after.keys() & before.keys())
+        if baseline:
+            cells |= dict.fromkeys((f"against {baseline[0]['row']}", "interval of it", "p"), "")
         if len(both) > 1:
             after, before = ({speaker: uars[speaker] for speaker in both} for uars in (after, before))
             gains = [after[speaker] - before[speaker] for speaker in both]
