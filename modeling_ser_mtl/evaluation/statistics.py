@@ -64,8 +64,8 @@ def pair_confusion(confusion: np.ndarray) -> np.ndarray:
 
 def bootstrap_interval(values: Sequence[float], confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:
     """
-    Interval of the mean over speakers, by the bias-corrected and accelerated bootstrap (Efron, JASA 1987). Of fewer than
-    ten or so it is too narrow.
+    Interval of the mean over speakers, by the bias-corrected and accelerated bootstrap (Efron, JASA 1987). Of
+    fewer than ten or so it is too narrow.
 
     Args:
         values (`Sequence[float]`): one value per speaker, two or more.
