@@ -335,7 +335,7 @@ def _tables(lines: Sequence[dict[str, Any]], num_folds: int, baseline: str) -> I
     }
     if totals:
         yield (
-            "UAR: mean of the folds. Interval, difference and p: of the mean over test speakers; of fewer than ten or "
+            "UAR: mean of the folds. Interval, difference and p: of the mean over speakers; of fewer than ten or "
             "so the interval is too narrow."
         )
         by_class = pd.DataFrame({row: recalls(total) for row, total in totals.items()}, index=classes).T
