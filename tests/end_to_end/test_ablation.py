@@ -143,11 +143,17 @@ def make_line(row: str, seed: int, fold: int, right: int) -> dict:
     }
 
 
+def read_cells(header: str, row: str) -> dict[str, str]:
+    """The cells of a row of a Markdown table by the names of its columns."""
+    names, values = ([cell.strip() for cell in line.split("|")[1:-1]] for line in (header, row))
+    return dict(zip(names, values, strict=True))
+
+
 def test_the_table_has_means_over_folds_and_seeds_and_the_gain_over_cross_entropy() -> None:
     lines = [make_line("ce", seed, fold, 5) for seed in (1, 2) for fold in range(6)]
     lines += [make_line("full", seed, fold, 6 + (fold > 2) + (seed == 2)) for seed in (1, 2) for fold in range(6)]
     header, _, ce, full, *_ = ablation["report"](lines).splitlines()[2:]
-    cells = dict(zip(*([cell.strip() for cell in row.split("|")[1:-1]] for row in (header, full)), strict=True))
+    cells = read_cells(header, full)
     assert cells["UAR"] == f"{np.mean([line['metrics']['emotion_uar'] for line in lines[12:]]):.3f}" == "0.700"
     assert cells["std of seeds"] == f"{np.std([0.65, 0.75], ddof=1):.3f}"
     assert cells["against ce"] == "+0.200"
@@ -173,7 +179,7 @@ def test_a_row_with_missing_folds_is_marked() -> None:
 def test_a_second_seed_on_one_fold_is_marked_and_has_no_mean_of_its_own() -> None:
     lines = [make_line("full", 1, fold, 5) for fold in range(6)] + [make_line("full", 2, 5, 9)]
     header, _, row = ablation["report"](lines).splitlines()[2:5]
-    cells = dict(zip(*([cell.strip() for cell in line.split("|")[1:-1]] for line in (header, row)), strict=True))
+    cells = read_cells(header, row)
     assert cells["row"] == "full (some folds)" and cells["std of seeds"] == ""
 
 
@@ -183,7 +189,7 @@ def test_a_row_is_compared_on_its_own_folds_with_any_baseline() -> None:
     for line in lines:
         line["confusions"] = {name[1:]: matrix for name, matrix in line["confusions"].items()}
     header, _, _, row = ablation["report"](lines, "full").splitlines()[2:6]
-    cells = dict(zip(*([cell.strip() for cell in line.split("|")[1:-1]] for line in (header, row)), strict=True))
+    cells = read_cells(header, row)
     assert cells["row"] == "swfc (some folds)" and cells["against full"] == "+0.100"
 
 
@@ -193,7 +199,7 @@ def test_a_row_is_compared_on_the_folds_of_a_baseline_that_has_fewer() -> None:
     for line in lines:
         line["confusions"] = {name[1:]: matrix for name, matrix in line["confusions"].items()}
     header, _, _, row = ablation["report"](lines, "full").splitlines()[2:6]
-    cells = dict(zip(*([cell.strip() for cell in line.split("|")[1:-1]] for line in (header, row)), strict=True))
+    cells = read_cells(header, row)
     assert cells["UAR"] == "0.750" and cells["against full"] == "+0.100"
 
 
