@@ -73,9 +73,12 @@ def main(argv: Sequence[str]) -> None:
     _keep_settings(options.output_dir, settings)
 
     runs = {options.output_dir / f"fold-{fold}": [*settings, "--fold", str(fold)] for fold in folds}
-    with tqdm(total=len(runs), desc="Folds", unit="fold") as progress:
-        for _ in finish_runs(runs, options.processes):
-            progress.update()
+    try:
+        with tqdm(total=len(runs), desc="Folds", unit="fold") as progress:
+            for _ in finish_runs(runs, options.processes):
+                progress.update()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on")
     table = summarize(list(runs))
     (options.output_dir / SUMMARY).write_text(table.to_json(orient="columns", indent=2), encoding="utf-8")
     print(table[[name for name in SHOWN if name in table]].round(3).to_string())

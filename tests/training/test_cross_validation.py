@@ -3,10 +3,15 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 from modeling_ser_mtl.data.errors import InputError
@@ -88,6 +93,20 @@ def test_a_failed_fold_is_one_line_with_its_reason(command) -> None:
     # It has spoiled nothing: the corrected command is not refused for its settings.
     with pytest.raises(InputError, match="--max_steps"):
         main([*command, "--max_steps", "none"])
+
+
+def test_an_interrupt_says_how_to_go_on_and_leaves_no_run_behind(command) -> None:
+    arguments = [sys.executable, "-m", "modeling_ser_mtl.cli", "cross-validate", *command, "--num_train_epochs", "9999"]
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    log = Path("outputs/fold-0.log")
+    while not (log.is_file() and "epoch" in log.read_text()):
+        assert process.poll() is None
+        time.sleep(0.2)
+    runs = psutil.Process(process.pid).children()
+    process.send_signal(signal.SIGINT)
+    _, printed = process.communicate(timeout=60)
+    assert printed.splitlines()[-1] == "interrupted; the same command goes on"
+    assert [run.is_running() for run in runs] == [False]
 
 
 def test_a_folder_with_other_files_is_not_touched(command) -> None:
