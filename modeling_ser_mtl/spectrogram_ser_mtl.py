@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import (
     Wav2Vec2BertBaseModelOutput,
+    Wav2Vec2BertFeatureProjection,
     Wav2Vec2BertModel,
     _compute_mask_indices,
 )
@@ -153,11 +154,16 @@ class SpectrogramEncoder(Wav2Vec2BertModel):
 
     def __init__(self, config: SpectrogramEncoderConfig) -> None:
         super().__init__(config)
+        # The vector for masked hidden states, which are not masked here.
+        self._parameters.pop("masked_spec_embed", None)
         self.stem = SpectrogramStem(config)
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, Wav2Vec2BertFeatureProjection):
+            # Its layer begins with `initializer_range` as any other. Transformers comes here in from_pretrained only.
+            return
         super()._init_weights(module)
         if isinstance(module, nn.Conv2d):
             # As PyTorch does: small weights, which the norms then scale, learn faster.

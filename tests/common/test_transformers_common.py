@@ -102,6 +102,13 @@ BACKBONES = {
         "feature_projection_input_dim": 24,
         "conv_depthwise_kernel_size": 7,
     },
+    "spectrogram": BACKBONE
+    | {
+        "model_type": "ser_mtl_spectrogram",
+        "stem_channels": [4, 16],
+        "stem_time_strides": [1],
+        "conv_depthwise_kernel_size": 7,
+    },
 }
 
 
@@ -218,3 +225,7 @@ class TestWavLM(CommonTests, unittest.TestCase):
 
 class TestWav2Vec2Bert(CommonTests, unittest.TestCase):
     backbone = "wav2vec2-bert"
+
+
+class TestSpectrogram(CommonTests, unittest.TestCase):
+    backbone = "spectrogram"
