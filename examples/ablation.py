@@ -94,8 +94,8 @@ SET = {"run": "predict", "choose": "eval"}
 @dataclass(frozen=True)
 class Row:
     """
-    A row of the table: the options that it adds to the recipe, in which `{fold}` is the fold, and the protocols that it
-    is for, e.g. those whose test speakers its encoder has not heard.
+    A row of the table: the options that it adds to the recipe, in which `{fold}` is the fold and `{corpora}` the folder
+    of the corpora, and the protocols that it is for, e.g. those whose test speakers its encoder has not heard.
     """
 
     options: list[str]
@@ -124,7 +124,8 @@ class Run:
         if protocol.test_manifest is not None:
             argv += ["--test_file", str(corpora / protocol.test_manifest)]
         argv += ["--seed", str(self.seed), "--fold", str(self.fold), "--save_total_limit", "1"]
-        argv += [*protocol.options, *(option.replace("{fold}", str(self.fold)) for option in options)]
+        filled = (option.replace("{fold}", str(self.fold)).replace("{corpora}", str(corpora)) for option in options)
+        argv += [*protocol.options, *filled]
         return argv + (["--do_eval", "True", "--do_predict", "False"] if mode == "choose" else [])
 
 

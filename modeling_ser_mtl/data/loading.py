@@ -65,11 +65,11 @@ def load_manifest_splits(
     """
     Reads the manifests of each set.
 
-    A `split` column in the training manifests sends rows marked validation or test to those sets; `validation_file` and
-    `test_file` are taken whole.
+    A `split` column in the training manifests sends rows marked validation or test to those sets; the manifests of
+    other sets are taken whole.
 
     Args:
-        files (`dict[str, list[str] | None]`): manifests by set, `train`, `validation` and `test` in this order.
+        files (`dict[str, list[str] | None]`): manifests by set, `train` first.
         required (`Sequence[str]`): label columns that every manifest must have.
         header_workers (`int`, *optional*): threads that read the audio files' headers, so that the report of a damaged
             manifest names them too; None leaves them out.
@@ -91,6 +91,20 @@ def load_manifest_splits(
         # A file given for a set comes after the rows of the `split` column and replaces them.
         splits |= split_by_marks(split) if name == "train" else {name: split}
     return splits
+
+
+def join(splits: Sequence[Split]) -> Split:
+    """
+    Several sets as one, in their order; a column that one of them lacks is empty there.
+
+    Args:
+        splits (`Sequence[Split]`): one or more, none of them streamed.
+
+    Returns:
+        `Split`: all their clips.
+    """
+    table = pd.concat([split.table for split in splits], ignore_index=True).fillna("")
+    return Split(table, [clip for split in splits for clip in split.audio])
 
 
 def split_by_marks(train: Split) -> dict[str, Split]:

@@ -101,6 +101,13 @@ class DataArguments:
             "help": "Manifests (CSV, TSV, JSONL, Parquet). A `split` column (train, validation, test) is respected."
         },
     )
+    extra_train_file: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Manifests of further corpora, which train whole and in every fold beside train_file; nobody of "
+            "them is validated or tested."
+        },
+    )
     validation_file: list[str] | None = field(default=None, metadata={"help": "Manifests that choose the checkpoint."})
     test_file: list[str] | None = field(default=None, metadata={"help": "Manifests to predict."})
     dataset_name: str | None = field(

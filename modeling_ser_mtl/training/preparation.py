@@ -15,7 +15,7 @@ from ..data.emotions import count_emotions, map_emotions, parse_emotion_map
 from ..data.errors import InputError
 from ..data.hub_dataset import load_dataset_splits
 from ..data.leaks import check_leaks
-from ..data.loading import SPLITS, Split, drop_unusable, load_manifest_splits, split_by_speaker
+from ..data.loading import SPLITS, Split, drop_unusable, join, load_manifest_splits, split_by_speaker
 from ..data.manifest import clear_labels_outside, map_strings
 from ..data.streaming import Skipped, StreamedDataset
 from ..data.text import normalize_transcript
@@ -74,6 +74,8 @@ def prepare_splits(
         )
     if args.dataset_name is None and (args.streaming or args.dataset_splits is not None):
         raise InputError(f"--{'streaming' if args.streaming else 'dataset_splits'}: only with --dataset_name")
+    if args.extra_train_file and not args.train_file:
+        raise InputError("--extra_train_file: only beside --train_file")
     mapping = parse_column_mapping(args.column_mapping or [])
     if args.synthetic_corpus:
         files = {"train": [str(build_corpus(default_folder()))]}
@@ -87,6 +89,7 @@ def prepare_splits(
             streaming=args.streaming,
         )
     else:
+        files["extra"] = args.extra_train_file
         splits = load_manifest_splits(files, required, args.preprocessing_num_workers, mapping)
     if args.emotion_map is not None:
         emotions = parse_emotion_map(args.emotion_map)
@@ -104,6 +107,9 @@ def prepare_splits(
         fold_column=args.fold_column,
         allow_shared_speakers=args.allow_shared_speakers,
     )
+    if "extra" in splits:  # after the split, so that it is the same without them
+        extra = splits.pop("extra")
+        splits["train"] = join([splits["train"], extra]) if "train" in splits else extra
     if not args.streaming:  # files are compared by their content
         check_leaks(splits, args.allow_shared_speakers)
     validates = do_eval or (do_train and "validation" in splits)

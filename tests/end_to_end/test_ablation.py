@@ -69,6 +69,24 @@ def test_a_run_is_a_line_of_the_results_and_is_not_made_twice(small_corpora, tmp
     assert "the runs of ce there had the options --tasks emotion --max_steps 2" in other.stderr
 
 
+def test_a_row_may_train_on_other_corpora_of_the_folder(small_corpora, corpora, tmp_path) -> None:
+    others = pd.read_csv(corpora / "emodb/manifest.csv", dtype=str).query("emotion == 'sadness'").head(3)
+    (small_corpora / "more").mkdir()
+    more = others.assign(audio=str(corpora / "emodb") + "/" + others["audio"], speaker_id=["x", "y", "z"])
+    more.to_csv(small_corpora / "more/manifest.csv", index=False)
+    extra = ["--extra_train_file", "{corpora}/more/manifest.csv"]
+    rows = {"alone": ["--tasks", "emotion", *SHORT], "more": ["--tasks", "emotion", *SHORT, *extra]}
+    (tmp_path / "rows.yaml").write_text(yaml.safe_dump(rows))
+    options = ["--protocols", "emodb", "--folds", "2", "--rows_file", tmp_path / "rows.yaml"]
+    made = call(
+        "run", tmp_path / "corpora", *options, "--output_dir", tmp_path, "--results", tmp_path / "results.jsonl"
+    )
+    assert made.returncode == 0, made.stderr
+    facts = {path.parts[-5]: json.loads(path.read_text()) for path in tmp_path.glob("run/emodb/*/*/*/*/run_facts.json")}
+    alone, more = ([facts[row]["splits"][name]["clips"] for name in ("train", "test")] for row in rows)
+    assert more == [alone[0] + 3, alone[1]]
+
+
 def test_an_ensemble_is_a_row_with_the_mean_of_the_probabilities_of_its_seeds(small_corpora, tmp_path) -> None:
     (tmp_path / "rows.yaml").write_text(yaml.safe_dump({"ce": ["--tasks", "emotion", *SHORT]}))
     options = ["--protocols", "emodb", "--folds", "2", "--rows_file", tmp_path / "rows.yaml", "--seeds", "1", "2"]

@@ -74,3 +74,51 @@ def test_clips_that_all_have_a_label_are_all_kept_without_a_word(prepare, tmp_pa
     rows.to_csv(tmp_path / "train.csv", index=False)
     assert len(prepare(["emotion"])["train"]) == 7
     assert "label of the chosen tasks" not in caplog.text
+
+
+@pytest.fixture
+def prepare_folds(manifest):
+    """The sets of each of three folds over speakers 0 to 3, with or without extra manifests."""
+
+    def call(*extra_train_file):
+        arguments = {
+            "train_file": [str(manifest("mine/m.csv", range(4)))],
+            "extra_train_file": [str(path) for path in extra_train_file],
+            "num_folds": 3,
+            "validation_speakers": 0.3,
+        }
+        for fold in range(3):
+            yield prepare_splits(
+                DataArguments(**arguments, fold=fold),
+                required=["emotion"],
+                seed=0,
+                do_train=True,
+                do_eval=True,
+                do_predict=True,
+            )[0]
+
+    return call
+
+
+def test_further_corpora_train_whole_and_leave_all_else_as_it_is(prepare_folds, manifest) -> None:
+    extra = manifest("other/m.csv", [4, 5], split="test", session="a")
+    for without, splits in zip(prepare_folds(), prepare_folds(extra), strict=True):
+        train = splits["train"]
+        mine = train.table["corpus"] == "mine"
+        assert set(train.table.loc[~mine, "speaker"]) == {"other/s4", "other/s5"} and sum(~mine) == 8
+        assert [train.audio[index] for index in range(len(train))] == train.table["audio_path"].tolist()
+        assert train.table.loc[mine, "audio"].tolist() == without["train"].table["audio"].tolist()
+        for name in ("validation", "test"):
+            pd.testing.assert_frame_equal(splits[name].table, without[name].table)
+
+
+def test_further_corpora_hold_no_clip_that_is_tested(prepare_folds, manifest) -> None:
+    with pytest.raises(InputError, match="the sets share 4 audio file"):
+        list(prepare_folds(manifest("other/m.csv", [3, 4])))
+
+
+def test_further_corpora_come_beside_a_training_file_only() -> None:
+    wants = {"do_train": True, "do_eval": False, "do_predict": False}
+    with pytest.raises(InputError, match="--extra_train_file: only beside --train_file"):
+        arguments = DataArguments(extra_train_file=["m.csv"], dataset_name="org/corpus")
+        prepare_splits(arguments, required=["emotion"], seed=0, **wants)
