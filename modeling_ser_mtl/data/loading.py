@@ -93,7 +93,7 @@ def load_manifest_splits(
     return splits
 
 
-def join(splits: Sequence[Split]) -> Split:
+def concatenate_splits(splits: Sequence[Split]) -> Split:
     """
     Several sets as one, in their order; a column that one of them lacks is empty there.
 

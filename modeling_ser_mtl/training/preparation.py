@@ -15,7 +15,7 @@ from ..data.emotions import count_emotions, map_emotions, parse_emotion_map
 from ..data.errors import InputError
 from ..data.hub_dataset import load_dataset_splits
 from ..data.leaks import check_leaks
-from ..data.loading import SPLITS, Split, drop_unusable, join, load_manifest_splits, split_by_speaker
+from ..data.loading import SPLITS, Split, concatenate_splits, drop_unusable, load_manifest_splits, split_by_speaker
 from ..data.manifest import clear_labels_outside, map_strings
 from ..data.streaming import Skipped, StreamedDataset
 from ..data.text import normalize_transcript
@@ -57,9 +57,9 @@ def prepare_splits(
             the chosen tasks, and a table `manifest,row,audio,reason,split` of the clips that were skipped.
 
     Raises:
-        InputError: nothing to do, no source or several, data that can't be read, a set that is needed and not there,
-            more unusable clips than `--max_skipped`, no labelled clip to train, or speakers shared between sets without
-            `--allow_shared_speakers`.
+        InputError: nothing to do, no source or several, `--extra_train_file` without `--train_file`, data that can't be
+            read, a set that is needed and not there, more unusable clips than `--max_skipped`, no labelled clip to
+            train, or speakers shared between sets without `--allow_shared_speakers`.
     """
     if not (do_train or do_eval or do_predict):
         raise InputError("nothing to do; give --do_train, --do_eval or --do_predict")
@@ -109,7 +109,7 @@ def prepare_splits(
     )
     if "extra" in splits:  # after the split, so that it is the same without them
         extra = splits.pop("extra")
-        splits["train"] = join([splits["train"], extra]) if "train" in splits else extra
+        splits["train"] = concatenate_splits([splits["train"], extra]) if "train" in splits else extra
     if not args.streaming:  # files are compared by their content
         check_leaks(splits, args.allow_shared_speakers)
     validates = do_eval or (do_train and "validation" in splits)
