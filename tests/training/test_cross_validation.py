@@ -97,7 +97,10 @@ def test_a_failed_fold_is_one_line_with_its_reason(command) -> None:
 
 def test_an_interrupt_says_how_to_go_on_and_leaves_no_run_behind(command) -> None:
     arguments = [sys.executable, "-m", "modeling_ser_mtl.cli", "cross-validate", *command, "--num_train_epochs", "9999"]
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    # Whoever runs the tests in the background of a shell ignores SIGINT, and children inherit that.
+    process = subprocess.Popen(
+        arguments, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
     log = Path("outputs/fold-0.log")
     while not (log.is_file() and "epoch" in log.read_text()):
         assert process.poll() is None
