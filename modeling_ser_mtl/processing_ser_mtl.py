@@ -11,6 +11,7 @@ from transformers import BatchFeature, ProcessorMixin, SeamlessM4TFeatureExtract
 IGNORE_INDEX = -100
 MIN_SAMPLES = 400  # the receptive field of a wav2vec 2.0 feature encoder
 TWO_FRAMES = 400 + 160  # samples of two log-mel frames: 25 ms every 10 ms at 16 kHz
+SMALLEST_LEVEL = 1e-6  # root mean square of a clip, full scale 1, below which it is not made louder
 TRIM_FRAMES = 5  # frames of 10 ms that trimming leaves before and after what is heard
 
 
@@ -45,6 +46,8 @@ class LogMelFeatureExtractor(SeamlessM4TFeatureExtractor):
         stride (`int`, *optional*, defaults to 2): frames of 10 ms that are stacked into one.
         mean, std (`Sequence[float]` of length `num_mel_bins`, *optional*): of the log-mel energies, see
             [`~LogMelFeatureExtractor.fit`]; by default 0 and 1.
+        do_normalize (`bool`, *optional*, defaults to `False`): divides each clip by its root mean square first, for
+            where its level says more about the recording than about the speaker.
         **kwargs: as in `SeamlessM4TFeatureExtractor`.
     """
 
@@ -54,12 +57,14 @@ class LogMelFeatureExtractor(SeamlessM4TFeatureExtractor):
         stride: int = 2,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        do_normalize: bool = False,
         **kwargs: Any,
     ) -> None:
         kwargs["feature_size"] = num_mel_bins + 1
         super().__init__(num_mel_bins=num_mel_bins, stride=stride, **kwargs)
         self.mean = [0.0] * num_mel_bins if mean is None else list(mean)
         self.std = [1.0] * num_mel_bins if std is None else list(std)
+        self.do_normalize = do_normalize
 
     def fit(self, waveforms: Iterable[np.ndarray]) -> None:
         """Sets `mean` and `std` to those of all frames of `waveforms`: float32, mono, at 16 kHz."""
@@ -80,8 +85,11 @@ class LogMelFeatureExtractor(SeamlessM4TFeatureExtractor):
         return np.pad(standardised, ((0, 0), (0, 1)))
 
     def _log_mel(self, waveform: np.ndarray) -> np.ndarray:
+        waveform = np.squeeze(waveform)
+        if self.do_normalize:
+            waveform = waveform / max(float(np.sqrt(np.mean(np.square(waveform)))), SMALLEST_LEVEL)
         # Kaldi's filter bank: 25 ms every 10 ms, mean removed, pre-emphasis .97, Povey window, power, mel, log.
-        frames = np.lib.stride_tricks.sliding_window_view(np.squeeze(waveform) * 2.0**15, 400)[::160]
+        frames = np.lib.stride_tricks.sliding_window_view(waveform * 2.0**15, 400)[::160]
         frames = frames - frames.mean(axis=1, keepdims=True)
         frames = np.concatenate([frames[:, :1] * 0.03, frames[:, 1:] - 0.97 * frames[:, :-1]], axis=1) * self.window
         power = np.abs(np.fft.rfft(frames, 512)) ** 2

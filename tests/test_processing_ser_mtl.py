@@ -87,6 +87,22 @@ def test_fitted_log_mel_features_of_the_fitted_clips_have_mean_0_and_deviation_1
     assert (frames[:, -1] == 0).all()
 
 
+@given(factor=st.floats(0.01, 100), length=st.integers(800, 6_000))
+@few
+def test_log_mel_features_of_clips_of_one_level_do_not_tell_how_loud_they_came(factor, length):
+    clip = noise(length)
+    given_clip, normalized = (
+        LogMelFeatureExtractor(do_normalize=do_normalize)(audio, sampling_rate=16_000)["input_features"]
+        for do_normalize, audio in ((True, factor * clip), (False, clip / np.sqrt(np.mean(clip**2))))
+    )
+    np.testing.assert_allclose(given_clip, normalized, atol=5e-3)
+
+
+def test_a_saved_log_mel_extractor_knows_whether_clips_come_to_one_level(tmp_path):
+    LogMelFeatureExtractor(do_normalize=True).save_pretrained(tmp_path)
+    assert LogMelFeatureExtractor.from_pretrained(tmp_path).do_normalize
+
+
 def test_fitting_to_digital_silence_leaves_finite_features():
     extractor = LogMelFeatureExtractor()
     extractor.fit([np.zeros(4_000, np.float32)])

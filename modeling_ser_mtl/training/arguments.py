@@ -43,6 +43,13 @@ class ModelArguments:
             "not."
         },
     )
+    do_normalize: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Bring each clip to the same level, for corpora recorded at others than those the model will hear. "
+            "Of a model from scratch; default: waveforms yes, log-mel features no, as their loudness carries emotion."
+        },
+    )
     tasks: list[str] | None = field(
         default=None, metadata={"help": f"Tasks, of {', '.join(TASKS)}; default: all, or those of the configuration."}
     )

@@ -231,11 +231,13 @@ def build_processor(
             stay as they are; without transcripts the characters are a to z and the apostrophe.
 
     Raises:
-        InputError: a processor that can't be read, a Whisper encoder of no whole number of seconds, or `--trim_db` not
-            above 0.
+        InputError: a processor that can't be read, a Whisper encoder of no whole number of seconds, `--trim_db` not
+            above 0, or `--do_normalize` where the encoder's own features decide.
     """
     if args.trim_db is not None and not 0 < args.trim_db < float("inf"):
         raise InputError(f"--trim_db {args.trim_db:g}: must be above 0; 30 cuts what is 30 dB below the loudest moment")
+    if args.do_normalize is not None and (args.model_name_or_path or config.backbone_config.model_type == "whisper"):
+        raise InputError(f"--do_normalize {args.do_normalize}: this encoder has its own features; drop the option")
     if is_checkpoint(args, config):
         processor = _from_pretrained(AutoProcessor, args)
     else:
@@ -290,12 +292,12 @@ def build_feature_extractor(args: ModelArguments, config: SerMtlConfig, waveform
             )
         return WhisperFeatureExtractor(backbone.num_mel_bins, chunk_length=seconds, return_attention_mask=True)
     if backbone_class(config).main_input_name == "input_values":
-        return Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
+        return Wav2Vec2FeatureExtractor(do_normalize=args.do_normalize is not False, return_attention_mask=True)
     if isinstance(backbone, SpectrogramEncoderConfig):
         stride = backbone.num_stacked_frames
     else:
         stride = backbone.feature_projection_input_dim // FRAME_SIZE
-    feature_extractor = LogMelFeatureExtractor(num_mel_bins=FRAME_SIZE - 1, stride=stride)
+    feature_extractor = LogMelFeatureExtractor(FRAME_SIZE - 1, stride, do_normalize=bool(args.do_normalize))
     if waveforms is not None:
         feature_extractor.fit(waveforms)
     return feature_extractor

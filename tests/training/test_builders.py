@@ -82,6 +82,28 @@ def test_the_log_mel_statistics_come_from_the_training_clips(command, manifest, 
 
 
 @pytest.mark.parametrize(
+    ("encoder", "do_normalize", "expected"),
+    [
+        ("wav2vec2", None, True),
+        ("wav2vec2", False, False),
+        ("wav2vec2-bert", None, False),
+        ("wav2vec2-bert", True, True),
+    ],
+)
+def test_clips_of_a_model_from_scratch_come_to_one_level_as_the_option_says(
+    encoder, do_normalize, expected, tiny_config
+) -> None:
+    args = ModelArguments(config_name=str(tiny_config(encoder)), do_normalize=do_normalize)
+    assert build_processor(args, load_config(args), None).feature_extractor.do_normalize is expected
+
+
+def test_the_level_of_clips_is_not_changed_where_the_encoder_has_its_own_features(published_encoder) -> None:
+    args = ModelArguments(model_name_or_path=published_encoder, do_normalize=False)
+    with pytest.raises(InputError, match="--do_normalize False: this encoder has its own features"):
+        build_processor(args, load_config(args), None)
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({}, "give --model_name_or_path .*, --config_name .*, or both"),
