@@ -232,12 +232,10 @@ def build_processor(
 
     Raises:
         InputError: a processor that can't be read, a Whisper encoder of no whole number of seconds, `--trim_db` not
-            above 0, or `--do_normalize` where the encoder's own features decide.
+            above 0, or `--do_normalize` other than that of the encoder's own features.
     """
     if args.trim_db is not None and not 0 < args.trim_db < float("inf"):
         raise InputError(f"--trim_db {args.trim_db:g}: must be above 0; 30 cuts what is 30 dB below the loudest moment")
-    if args.do_normalize is not None and (args.model_name_or_path or config.backbone_config.model_type == "whisper"):
-        raise InputError(f"--do_normalize {args.do_normalize}: this encoder has its own features; drop the option")
     if is_checkpoint(args, config):
         processor = _from_pretrained(AutoProcessor, args)
     else:
@@ -248,6 +246,12 @@ def build_processor(
         processor = SerMtlProcessor(build_feature_extractor(args, config, waveforms), _build_tokenizer(transcripts))
     if args.trim_db is not None:
         processor.trim_db = args.trim_db
+    normalizes = processor.feature_extractor.to_dict().get("do_normalize", False)
+    if args.do_normalize not in (None, normalizes):
+        raise InputError(
+            f"--do_normalize {args.do_normalize}: the features that this encoder has learned from say {normalizes}; "
+            "drop the option"
+        )
     return processor
 
 
