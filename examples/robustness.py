@@ -1,5 +1,5 @@
 """
-The test clips of finished runs as they are, with noise and in rooms; of several folds the mean of each metric:
+The test clips of finished runs as they are, with noise, in rooms and at other levels, the mean of several folds:
 `python examples/robustness.py outputs/fold-* --test_file data/manifest.csv`.
 """
 
@@ -71,6 +71,11 @@ def in_a_room(waveform: np.ndarray, index: int, rng: np.random.Generator, *, rt6
     return reverberate(waveform, room_response(rt60, rng))
 
 
+def at_another_level(waveform: np.ndarray, index: int, rng: np.random.Generator, *, gain_db: float) -> np.ndarray:
+    """Louder by `gain_db` dB, as a closer microphone would be; nothing is clipped."""
+    return waveform * np.float32(10 ** (gain_db / 20))
+
+
 def conditions(split: Split) -> dict[str, Degradation]:
     """The degradations by name."""
     levels = (20, 10, 5)
@@ -78,6 +83,7 @@ def conditions(split: Split) -> dict[str, Degradation]:
         **{f"white noise, {level} dB": partial(white_noise, snr_db=level) for level in levels},
         **{f"babble, {level} dB": partial(babble_noise, snr_db=level, split=split) for level in levels},
         **{f"reverberation, RT60 {rt60:g} s": partial(in_a_room, rt60=rt60) for rt60 in (0.3, 0.8)},
+        **{f"level, {gain_db:+d} dB": partial(at_another_level, gain_db=gain_db) for gain_db in (12, -12)},
     }
 
 

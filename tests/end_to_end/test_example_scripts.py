@@ -221,7 +221,8 @@ def test_robustness_is_measured_on_the_clips_of_the_run_clean_and_degraded(comma
     assert header.split() == ["emotion_uar", "emotion_macro_f1", "emotion_ece", "gender_uar", "asr_wer"]
     rows = {line[:26].strip(): [float(value) for value in line[26:].split()] for line in lines}
     noises = [f"{kind}, {level} dB" for kind in ("white noise", "babble") for level in (20, 10, 5)]
-    assert list(rows) == ["clean", *noises, "reverberation, RT60 0.3 s", "reverberation, RT60 0.8 s"]
+    rooms, levels = [f"reverberation, RT60 {rt60} s" for rt60 in (0.3, 0.8)], ["level, +12 dB", "level, -12 dB"]
+    assert list(rows) == ["clean", *noises, *rooms, *levels]
     metrics = json.loads((folder / "predict_results.json").read_text())
     assert rows["clean"] == pytest.approx([metrics[f"predict_{name}"] for name in header.split()], abs=6e-4)
     assert len({tuple(row) for row in rows.values()}) > 1
@@ -241,6 +242,15 @@ def test_degraded_clips_have_the_ratio_that_their_condition_names(clips) -> None
             ratio = 10 * np.log10(np.mean(clean**2) / np.mean((degraded - clean) ** 2))
             assert ratio == pytest.approx(snr_db, abs=0.05)
         assert audio[0] == audio[0] and audio[0] != audio[1]
+
+
+def test_clips_at_another_level_are_louder_by_what_their_condition_names(clips) -> None:
+    split = Split(clips.assign(speaker=clips["speaker_id"]), clips["audio"].tolist())
+    for name, gain_db in (("level, +12 dB", 12), ("level, -12 dB", -12)):
+        audio = robustness["DegradedAudio"](split.audio, robustness["conditions"](split)[name])
+        clean, changed = load_audio(split.audio[0]), load_audio(audio[0])
+        loud = np.abs(clean) > 1e-3
+        np.testing.assert_allclose(20 * np.log10(changed[loud] / clean[loud]), gain_db, atol=1e-3)
 
 
 def test_a_split_by_sentence_and_speaker_shares_neither(clips, tmp_path) -> None:
