@@ -5,7 +5,7 @@ Which part of the method helps, on real speech: every row of `ablation_rows.yaml
     python examples/ablation.py ensemble --protocols ravdess --rows full --seeds 1 2 3
     python examples/ablation.py choose CORPORA --protocols ravdess --folds 0 1 3 4
     python examples/ablation.py report --figures figures
-    python examples/ablation.py report --results docs/results.jsonl
+    python examples/ablation.py report --results docs/results.jsonl --metric speaker_eer --baseline speaker_alone
 
 A finished run is a line of the results file and never runs again; an interrupted one goes on from its last checkpoint:
 give the same command again. `ensemble` adds the mean of the seeds' probabilities as a row, from the folders that `run`
@@ -87,6 +87,7 @@ OTHER_METRICS = (
     "asr_wer",
     "asr_cer",
 )
+UAR = "emotion_uar"
 STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "ablation"}
 SET = {"run": "predict", "choose": "eval"}
 
@@ -142,6 +143,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/ablation"))
     parser.add_argument("--results", type=Path, help="default: results.jsonl there, of choose choices.jsonl")
     parser.add_argument("--baseline", default="ce", help="with report: row that the others are compared with (ce)")
+    parser.add_argument("--metric", choices=[UAR, *OTHER_METRICS], default=UAR, help="with report: what is compared")
     parser.add_argument("--figures", type=Path, help="with report: folder that receives ablation-<protocol>.svg")
     args = parser.parse_args()
     results, rows = ("choices", "choice_rows") if args.mode == "choose" else ("results", "ablation_rows")
@@ -155,7 +157,7 @@ def main() -> None:
             there = dict.fromkeys(line["row"] for line in lines)
             if args.baseline not in {"ce", *there}:
                 raise InputError(f"--baseline {args.baseline}: not in {args.results}; there are {', '.join(there)}")
-            print(report(lines, args.baseline))
+            print(report(lines, args.baseline, args.metric))
             for protocol in EMOTION_PROTOCOLS if args.figures else ():
                 args.figures.mkdir(parents=True, exist_ok=True)
                 of_protocol = [line for line in lines if line["protocol"] == protocol and "confusions" in line]
@@ -314,19 +316,34 @@ def speaker_uars(lines: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {speaker: float(np.mean(values)) for speaker, values in sorted(found.items())}
 
 
-def report(lines: Sequence[dict[str, Any]], baseline: str = "ce") -> str:
-    """All tables, in Markdown; the rows are compared with the baseline, speaker by speaker, on the folds of both."""
+def unit_values(lines: Sequence[dict[str, Any]], metric: str) -> dict[str, float]:
+    """What the statistics are over, mean over the seeds: UAR of each test speaker, any other metric of each fold."""
+    if metric == UAR:
+        return speaker_uars(lines)
+    by_fold = pd.DataFrame([{"fold": str(line["fold"]), metric: line["metrics"][metric]} for line in lines])
+    return by_fold.groupby("fold")[metric].mean().to_dict()
+
+
+def report(lines: Sequence[dict[str, Any]], baseline: str = "ce", metric: str = UAR) -> str:
+    """
+    All tables, in Markdown; the rows are compared with the baseline on the folds of both: their UAR speaker by speaker,
+    another metric fold by fold, in the rows that have it.
+    """
     parts = []
     for protocol in PROTOCOLS:
-        of_protocol = [line for line in lines if line["protocol"] == protocol]
+        of_protocol = [x for x in lines if x["protocol"] == protocol and (metric == UAR or metric in x["metrics"])]
         if of_protocol:
-            parts += [f"## {protocol}", *_tables(of_protocol, PROTOCOLS[protocol].num_folds, baseline)]
+            parts += [f"## {protocol}", *_tables(of_protocol, PROTOCOLS[protocol].num_folds, baseline, metric)]
     return "\n\n".join(parts)
 
 
-def _tables(lines: Sequence[dict[str, Any]], num_folds: int, baseline: str) -> Iterator[str]:
+def _tables(lines: Sequence[dict[str, Any]], num_folds: int, baseline: str, metric: str) -> Iterator[str]:
     rows = {row: [line for line in lines if line["row"] == row] for row in dict.fromkeys(line["row"] for line in lines)}
-    yield _markdown(pd.DataFrame([_row(found, rows.get(baseline, []), num_folds) for found in rows.values()]))
+    compared = [line for line in rows.get(baseline, []) if metric in line["metrics"]]
+    yield _markdown(pd.DataFrame([_row(found, compared, num_folds, metric) for found in rows.values()]))
+    if metric != UAR:
+        yield "Mean of the folds. Interval, difference and p: of the folds, which are few, so that intervals are too narrow."
+        return
     emotional = {row: found for row, found in rows.items() if "confusions" in found[0]}
     classes: list[str] = next((found[0]["classes"] for found in emotional.values()), [])
     totals = {
@@ -354,33 +371,38 @@ def _tables(lines: Sequence[dict[str, Any]], num_folds: int, baseline: str) -> I
         yield _markdown(pd.DataFrame(table).T.reset_index(names="row"))
 
 
-def _row(lines: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]], num_folds: int) -> dict[str, Any]:
+def _row(
+    lines: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]], num_folds: int, metric: str
+) -> dict[str, Any]:
     row, folds = lines[0]["row"], {line["fold"] for line in lines}
     seeds = sorted({line["seed"] for line in lines})
     cells: dict[str, Any] = {"row": row, "seeds": len(seeds), "folds": len(folds)}
     metrics = pd.DataFrame([line["metrics"] for line in lines])
-    if "confusions" in lines[0]:
-        cells["UAR"] = metrics["emotion_uar"].mean()
-        by_seed = [[x["metrics"]["emotion_uar"] for x in lines if x["seed"] == seed] for seed in seeds]
-        means = [np.mean(uars) for uars in by_seed if len(uars) == num_folds]
+    if metric in metrics:
+        cells["UAR" if metric == UAR else metric] = metrics[metric].mean()
+        by_seed = [[x["metrics"][metric] for x in lines if x["seed"] == seed] for seed in seeds]
+        means = [np.mean(values) for values in by_seed if len(values) == num_folds]
         cells["std of seeds"] = np.std(means, ddof=1) if len(means) > 1 else np.nan
-        values = speaker_uars(lines)
-        cells["speakers"] = len(values)
+        values = unit_values(lines, metric)
+        cells["speakers" if metric == UAR else "folds"] = len(values)
         if len(values) > 1:
             cells["95 % interval"] = "{:.3f} to {:.3f}".format(*bootstrap_interval(list(values.values())))
         # The folds and speakers of both: where speakers validate, one may be in several folds, and the seed draws them.
         shared = folds & {line["fold"] for line in baseline if line["row"] != row}
-        after, before = (speaker_uars([x for x in found if x["fold"] in shared]) for found in (lines, baseline))
+        after, before = (
+            unit_values([x for x in found if x["fold"] in shared], metric) if shared else {}
+            for found in (lines, baseline)
+        )
         both = sorted(after.keys() & before.keys())
         if baseline:
             cells |= dict.fromkeys((f"against {baseline[0]['row']}", "interval of it", "p"), "")
         if len(both) > 1:
-            after, before = ({speaker: uars[speaker] for speaker in both} for uars in (after, before))
-            gains = [after[speaker] - before[speaker] for speaker in both]
+            after, before = ({unit: values[unit] for unit in both} for values in (after, before))
+            gains = [after[unit] - before[unit] for unit in both]
             cells[f"against {baseline[0]['row']}"] = f"{np.mean(gains):+.3f}"
             cells["interval of it"] = "{:+.3f} to {:+.3f}".format(*bootstrap_interval(gains))
             cells["p"] = paired_p_value(after, before)
-    cells |= {name: metrics[name].mean() for name in OTHER_METRICS if name in metrics}
+    cells |= {name: metrics[name].mean() for name in OTHER_METRICS if name in metrics and name != metric}
     # Of a run that was interrupted, those since it went on.
     cells["minutes a fold"] = f"{np.mean([line['train_seconds'] for line in lines]) / 60:.1f}"
     return cells | {"row": row_title(lines)}

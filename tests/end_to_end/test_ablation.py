@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from argparse import Namespace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +220,25 @@ def test_a_row_is_compared_on_the_folds_of_a_baseline_that_has_fewer() -> None:
     header, _, _, row = ablation["report"](lines, "full").splitlines()[2:6]
     cells = read_cells(header, row)
     assert cells["UAR"] == "0.750" and cells["against full"] == "+0.100"
+
+
+def test_another_metric_is_compared_fold_by_fold_in_the_rows_that_have_it() -> None:
+    found = {"full": [0.2, 0.3, 0.4, 0.3, 0.2, 0.1], "speaker_alone": [0.1, 0.2, 0.2, 0.2, 0.1, 0.2]}
+    lines = [make_line(row, 1, fold, 5) for row in found for fold in range(6)]
+    for line in lines:
+        line["metrics"]["speaker_eer"] = found[line["row"]][line["fold"]]
+    for line in lines[6:]:
+        del line["metrics"]["emotion_uar"], line["classes"], line["confusions"]
+    table = ablation["report"]([make_line("ce", 1, 0, 5), *lines], "speaker_alone", "speaker_eer")
+    header, _, full, alone, *_ = table.splitlines()[2:]
+    assert "| ce" not in table and "Recall" not in table
+    cells = read_cells(header, full)
+    gains = np.subtract(found["full"], found["speaker_alone"])
+    assert (cells["speaker_eer"], cells["against speaker_alone"]) == ("0.250", f"{gains.mean():+.3f}")
+    # Of the 64 ways to exchange the two, these are as far apart or more.
+    signs = np.array(list(product([1, -1], repeat=6)))
+    assert float(cells["p"]) == pytest.approx((np.abs(signs @ gains) >= abs(gains.sum()) - 1e-9).mean(), abs=6e-4)
+    assert read_cells(header, alone)["against speaker_alone"] == ""
 
 
 def test_a_row_of_other_emotions_has_no_recalls_beside_the_first() -> None:
