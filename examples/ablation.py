@@ -342,7 +342,7 @@ def _tables(lines: Sequence[dict[str, Any]], num_folds: int, baseline: str, metr
     compared = [line for line in rows.get(baseline, []) if metric in line["metrics"]]
     yield _markdown(pd.DataFrame([_row(found, compared, num_folds, metric) for found in rows.values()]))
     if metric != UAR:
-        yield "Mean of the folds. Interval, difference and p: of the folds, which are few, so that intervals are too narrow."
+        yield "Mean, interval, difference and p are of the folds; these are few, so the interval is too narrow."
         return
     emotional = {row: found for row, found in rows.items() if "confusions" in found[0]}
     classes: list[str] = next((found[0]["classes"] for found in emotional.values()), [])
