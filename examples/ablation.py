@@ -152,8 +152,11 @@ def main() -> None:
     try:
         if args.mode == "report":
             lines = [x for x in read_results(args.results) if args.seeds is None or x["seed"] in args.seeds]
+            lines = [x for x in lines if args.folds is None or x["fold"] in args.folds]
             if not lines:
-                raise InputError(f"--results {args.results}: no finished runs of these seeds; `run` makes them")
+                raise InputError(
+                    f"--results {args.results}: no finished runs of these seeds and folds; `run` makes them"
+                )
             there = dict.fromkeys(line["row"] for line in lines)
             if args.baseline not in {"ce", *there}:
                 raise InputError(f"--baseline {args.baseline}: not in {args.results}; there are {', '.join(there)}")

@@ -133,7 +133,7 @@ def test_choosing_never_opens_a_clip_of_a_test_speaker(small_corpora, tmp_path) 
     [
         (["run", "corpora", "--rows", "fulll"], "--rows fulll: not in"),
         (["run"], "give the folder of the corpora"),
-        (["report", "--results", "none.jsonl"], "none.jsonl: no finished runs of these seeds"),
+        (["report", "--results", "none.jsonl"], "none.jsonl: no finished runs of these seeds and folds"),
         (["report", "--results", EXAMPLES.parent / "docs" / "results.jsonl", "--baseline", "fulll"], "fulll: not in"),
         (["ensemble", "--rows", "ce"], "two or more --seeds"),
         (["run", "corpora", "--protocols", "nemo", "--rows", "full_from_auxiliary"], "not for nemo"),
@@ -183,11 +183,13 @@ def test_the_table_has_means_over_folds_and_seeds_and_the_gain_over_cross_entrop
     assert "| full | 0.300 |" in ablation["report"](lines)  # anger and joy taken for each other
 
 
-def test_the_report_can_be_of_some_seeds(tmp_path) -> None:
+def test_the_report_can_be_of_some_seeds_and_folds(tmp_path) -> None:
     lines = [make_line("ce", seed, fold, 4 + seed) for seed in (1, 2) for fold in range(6)]
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     result = call("report", "--results", tmp_path / "results.jsonl", "--seeds", 2)
     assert "| ce | 1 | 6 | 0.600 |" in result.stdout
+    result = call("report", "--results", tmp_path / "results.jsonl", "--seeds", 1, "--folds", 0, 3)
+    assert "| ce (some folds) | 1 | 2 | 0.500 |" in result.stdout
 
 
 def test_a_row_with_missing_folds_is_marked() -> None:
