@@ -134,7 +134,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mode", choices=["run", "ensemble", "choose", "report"])
     parser.add_argument("corpora", type=Path, nargs="?", help="folder with ravdess/manifest.csv and so on")
-    parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(EMOTION_PROTOCOLS))
+    parser.add_argument(
+        "--protocols", nargs="+", choices=PROTOCOLS, help=f"default: {' '.join(EMOTION_PROTOCOLS)}, of report all"
+    )
     parser.add_argument("--rows", nargs="+", help="default: all of the file")
     parser.add_argument("--rows_file", type=Path, help="default: ablation_rows.yaml, of choose choice_rows.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: 1, of report all")
@@ -151,15 +153,13 @@ def main() -> None:
     args.rows_file = args.rows_file or HERE / f"{rows}.yaml"
     try:
         if args.mode == "report":
-            lines = [x for x in read_results(args.results) if args.seeds is None or x["seed"] in args.seeds]
-            lines = [x for x in lines if args.folds is None or x["fold"] in args.folds]
+            lines = [line for line in read_results(args.results) if asked_for(line, args)]
             if not lines:
-                raise InputError(
-                    f"--results {args.results}: no finished runs of these seeds and folds; `run` makes them"
-                )
+                raise InputError(f"--results {args.results}: no finished runs of these; `run` makes them")
             there = dict.fromkeys(line["row"] for line in lines)
-            if args.baseline not in {"ce", *there}:
-                raise InputError(f"--baseline {args.baseline}: not in {args.results}; there are {', '.join(there)}")
+            for option, row in [("--baseline", args.baseline), *(("--rows", row) for row in args.rows or [])]:
+                if row not in {"ce", *there}:
+                    raise InputError(f"{option} {row}: not in {args.results}; there are {', '.join(there)}")
             print(report(lines, args.baseline, args.metric))
             for protocol in EMOTION_PROTOCOLS if args.figures else ():
                 args.figures.mkdir(parents=True, exist_ok=True)
@@ -167,13 +167,20 @@ def main() -> None:
                 if of_protocol:
                     draw(of_protocol).savefig(args.figures / f"ablation-{protocol}.svg", metadata={"Date": None})
         else:
-            args.seeds = args.seeds or [1]
+            args.protocols, args.seeds = args.protocols or list(EMOTION_PROTOCOLS), args.seeds or [1]
             (add_ensembles if args.mode == "ensemble" else run_all)(args)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on")
+
+
+def asked_for(line: dict[str, Any], args: argparse.Namespace) -> bool:
+    """Whether a finished run is one that `report` is asked for; the baseline is always one."""
+    rows = None if args.rows is None else [*args.rows, args.baseline]
+    asked = {"protocol": args.protocols, "row": rows, "seed": args.seeds, "fold": args.folds}
+    return all(wanted is None or line[key] in wanted for key, wanted in asked.items())
 
 
 def run_all(args: argparse.Namespace) -> None:

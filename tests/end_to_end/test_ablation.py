@@ -133,8 +133,9 @@ def test_choosing_never_opens_a_clip_of_a_test_speaker(small_corpora, tmp_path) 
     [
         (["run", "corpora", "--rows", "fulll"], "--rows fulll: not in"),
         (["run"], "give the folder of the corpora"),
-        (["report", "--results", "none.jsonl"], "none.jsonl: no finished runs of these seeds and folds"),
+        (["report", "--results", "none.jsonl"], "none.jsonl: no finished runs of these"),
         (["report", "--results", EXAMPLES.parent / "docs" / "results.jsonl", "--baseline", "fulll"], "fulll: not in"),
+        (["report", "--results", EXAMPLES.parent / "docs" / "results.jsonl", "--rows", "fulll"], "rows fulll"),
         (["ensemble", "--rows", "ce"], "two or more --seeds"),
         (["run", "corpora", "--protocols", "nemo", "--rows", "full_from_auxiliary"], "not for nemo"),
         (["run", "corpora", "--folds", "10"], "--folds 10: .* have 0 to 9"),
@@ -190,6 +191,15 @@ def test_the_report_can_be_of_some_seeds_and_folds(tmp_path) -> None:
     assert "| ce | 1 | 6 | 0.600 |" in result.stdout
     result = call("report", "--results", tmp_path / "results.jsonl", "--seeds", 1, "--folds", 0, 3)
     assert "| ce (some folds) | 1 | 2 | 0.500 |" in result.stdout
+
+
+def test_the_report_can_be_of_some_rows_beside_the_baseline_on_one_protocol(tmp_path) -> None:
+    lines = [make_line(row, 1, fold, 5) for row in ("ce", "full", "swfc") for fold in range(6)]
+    lines += [line | {"protocol": "ravdess_short"} for line in lines]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = call("report", "--results", tmp_path / "results.jsonl", "--protocols", "ravdess_short", "--rows", "swfc")
+    assert re.findall("^## (.*)", result.stdout, re.MULTILINE) == ["ravdess_short"]
+    assert "| ce |" in result.stdout and "| swfc |" in result.stdout and "| full |" not in result.stdout
 
 
 def test_a_row_with_missing_folds_is_marked() -> None:
