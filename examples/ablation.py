@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument(
         "--protocols", nargs="+", choices=PROTOCOLS, help=f"default: {' '.join(EMOTION_PROTOCOLS)}, of report all"
     )
-    parser.add_argument("--rows", nargs="+", help="default: all of the file")
+    parser.add_argument("--rows", nargs="+", help="default: all of the file; report has the baseline beside them")
     parser.add_argument("--rows_file", type=Path, help="default: ablation_rows.yaml, of choose choice_rows.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: 1, of report all")
     parser.add_argument("--folds", type=int, nargs="+", help="default: all")
@@ -160,6 +160,7 @@ def main() -> None:
             for option, row in [("--baseline", args.baseline), *(("--rows", row) for row in args.rows or [])]:
                 if row not in {"ce", *there}:
                     raise InputError(f"{option} {row}: not in {args.results}; there are {', '.join(there)}")
+            lines = [x for x in lines if args.rows is None or x["row"] in {*args.rows, args.baseline}]
             print(report(lines, args.baseline, args.metric))
             for protocol in EMOTION_PROTOCOLS if args.figures else ():
                 args.figures.mkdir(parents=True, exist_ok=True)
@@ -177,9 +178,8 @@ def main() -> None:
 
 
 def asked_for(line: dict[str, Any], args: argparse.Namespace) -> bool:
-    """Whether a finished run is one that `report` is asked for; the baseline is always one."""
-    rows = None if args.rows is None else [*args.rows, args.baseline]
-    asked = {"protocol": args.protocols, "row": rows, "seed": args.seeds, "fold": args.folds}
+    """Whether a finished run is of the protocols, seeds and folds that `report` is asked for."""
+    asked = {"protocol": args.protocols, "seed": args.seeds, "fold": args.folds}
     return all(wanted is None or line[key] in wanted for key, wanted in asked.items())
 
 

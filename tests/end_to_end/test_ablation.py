@@ -135,7 +135,10 @@ def test_choosing_never_opens_a_clip_of_a_test_speaker(small_corpora, tmp_path) 
         (["run"], "give the folder of the corpora"),
         (["report", "--results", "none.jsonl"], "none.jsonl: no finished runs of these"),
         (["report", "--results", EXAMPLES.parent / "docs" / "results.jsonl", "--baseline", "fulll"], "fulll: not in"),
-        (["report", "--results", EXAMPLES.parent / "docs" / "results.jsonl", "--rows", "fulll"], "rows fulll"),
+        (
+            ["report", "--results", EXAMPLES.parent / "docs" / "results.jsonl", "--rows", "fulll"],
+            "rows fulll: .* heavier_tasks",
+        ),
         (["ensemble", "--rows", "ce"], "two or more --seeds"),
         (["run", "corpora", "--protocols", "nemo", "--rows", "full_from_auxiliary"], "not for nemo"),
         (["run", "corpora", "--folds", "10"], "--folds 10: .* have 0 to 9"),
