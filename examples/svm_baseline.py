@@ -10,7 +10,6 @@ import argparse
 import sys
 
 import numpy as np
-import opensmile
 import pandas as pd
 from sklearn.metrics import recall_score
 from sklearn.pipeline import make_pipeline
@@ -25,7 +24,16 @@ from modeling_ser_mtl.data.splits import speaker_folds
 
 
 def extract_features(table: pd.DataFrame) -> np.ndarray:
-    """The eGeMAPS v02 functionals of each clip, `(N, 88)`."""
+    """
+    The eGeMAPS v02 functionals of each clip, `(N, 88)`.
+
+    Raises:
+        InputError: openSMILE is not installed.
+    """
+    try:
+        import opensmile
+    except ImportError as error:
+        raise InputError("the features need openSMILE; pip install opensmile") from error
     smile = opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals)
     clips = tqdm(table["audio_path"], desc="Features")
     return np.stack([smile(load_audio(path), SAMPLING_RATE).ravel() for path in clips])

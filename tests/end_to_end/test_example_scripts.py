@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.svm import SVC
 
 import run_ser_mtl
 from modeling_ser_mtl.data.audio import load_audio
@@ -25,6 +26,7 @@ focal_factor = runpy.run_path(str(EXAMPLES / "plot_focal_factor.py"))["focal_fac
 compare_runs = runpy.run_path(str(EXAMPLES / "compare_runs.py"))
 ensemble = runpy.run_path(str(EXAMPLES / "ensemble.py"))
 robustness = runpy.run_path(str(EXAMPLES / "robustness.py"))
+svm_baseline = runpy.run_path(str(EXAMPLES / "svm_baseline.py"))
 bench_swfc = runpy.run_path(str(EXAMPLES / "benchmarks" / "bench_swfc.py"))
 
 EMOTIONS = ["anger", "fear", "joy", "sadness"]
@@ -150,6 +152,29 @@ def test_a_run_without_emotions_is_one_line_that_names_the_file(tmp_path) -> Non
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
     assert "predictions.csv: no column 'emotion'" in result.stderr
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.integers(2, 5))
+def test_the_svm_is_tested_on_the_speakers_of_each_fold_alone(seed, num_folds) -> None:
+    """Against a loop over the clips, with scikit-learn's SVM on features that are scaled by hand."""
+    random = np.random.default_rng(seed)
+    table = pd.DataFrame({"speaker": [f"s{i}" for i in range(5) for _ in range(8)], "emotion": ["anger", "joy"] * 20})
+    features = random.normal(size=(40, 3)) + 0.8 * (table[["emotion"]] == "joy").to_numpy()
+    expected = []
+    for speakers in np.array_split(np.array(sorted(set(table["speaker"]))), num_folds):
+        test = table["speaker"].isin(speakers).to_numpy()
+        scaled = (features - features[~test].mean(0)) / features[~test].std(0)
+        svm = SVC(C=5, class_weight="balanced").fit(scaled[~test], table["emotion"][~test])
+        found, true = svm.predict(scaled[test]), table["emotion"][test].to_numpy()
+        expected.append(np.mean([(found[true == emotion] == emotion).mean() for emotion in ("anger", "joy")]))
+    assert svm_baseline["fold_uars"](features, table, num_folds) == pytest.approx(expected)
+
+
+def test_an_svm_without_open_smile_says_what_to_install(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "opensmile", None)
+    with pytest.raises(InputError, match="pip install opensmile"):
+        svm_baseline["extract_features"](pd.DataFrame({"audio_path": ["a.wav"]}))
 
 
 def test_the_data_benchmark_prints_speed_and_memory(manifest) -> None:
