@@ -59,7 +59,10 @@ if __name__ == "__main__":
     args = parser.parse_args()
     try:
         table = read_manifest(args.manifest, required=["emotion", "speaker_id"])
-        labels = args.emotion_labels or sorted(set(table["emotion"]) - {""})
+        found = sorted(set(table["emotion"]) - {""})
+        labels = args.emotion_labels or found
+        if unknown := sorted(set(labels) - set(found)):
+            raise InputError(f"--emotion_labels {' '.join(unknown)}: not in the manifest, which has {', '.join(found)}")
         table = table[table["emotion"].isin(labels)].reset_index(drop=True)
         speaker_folds(table, args.num_folds, 0)
         uars = fold_uars(extract_features(table), table, args.num_folds)

@@ -177,6 +177,12 @@ def test_an_svm_without_open_smile_says_what_to_install(monkeypatch) -> None:
         svm_baseline["extract_features"](pd.DataFrame({"audio_path": ["a.wav"]}))
 
 
+def test_an_emotion_that_the_svm_cannot_find_is_named(manifest) -> None:
+    result = call("svm_baseline.py", manifest("m.csv", [0, 1]), "--num_folds", 2, "--emotion_labels", "angr")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: --emotion_labels angr: not in the manifest, which has ")
+
+
 def test_the_data_benchmark_prints_speed_and_memory(manifest) -> None:
     result = call("benchmarks/bench_data.py", manifest("m.csv", [0, 1]), "--repeats", 1, "--copies", 2, "--rows", 30)
     assert result.returncode == 0, result.stderr
